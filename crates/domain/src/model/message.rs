@@ -1,0 +1,83 @@
+//! What is owed to somebody: a row of the outbox, written together with the state that owes it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{EmailAddress, Generation, LeaseId, MessageId, Sid, Timestamp};
+
+/// A message that is owed. It holds no secret: tokens are derived when it is rendered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxMessage {
+    /// Stable over every try.
+    pub id: MessageId,
+    /// What to send, and to whom.
+    pub payload: Payload,
+    /// When it was owed; messages are tried oldest first.
+    pub created_at: Timestamp,
+    /// From when on it may be tried.
+    pub due_at: Timestamp,
+    /// From when on it is not worth sending any more.
+    pub not_after: Timestamp,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Payload {
+    /// The mail that proves an address.
+    ValidationMail {
+        /// To whom it goes: the canonical address alone.
+        to: EmailAddress,
+        /// The session it proves.
+        sid: Sid,
+        /// Which of the session's tokens it carries.
+        generation: Generation,
+    },
+}
+
+impl Payload {
+    /// The payload's kind, for storage and metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::ValidationMail { .. } => "validation_mail",
+        }
+    }
+
+    /// The recipient with most of it hidden, for logs.
+    pub fn masked_recipient(&self) -> String {
+        match self {
+            Self::ValidationMail { to, .. } => to.masked(),
+        }
+    }
+}
+
+/// A message that this process may try now, until the lease ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// What to send.
+    pub message: OutboxMessage,
+    /// How often it has been claimed, this time included.
+    pub attempt: u32,
+    /// Proves the claim when the message is settled.
+    pub lease: LeaseId,
+}
+
+/// How a try ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The next hop took it.
+    Sent,
+    /// It failed in a way that may pass; try again at `at`.
+    Retry {
+        /// When to try again.
+        at: Timestamp,
+        /// Why it failed, without secrets or whole addresses.
+        reason: String,
+    },
+    /// It cannot be delivered. It stays for the operator to see.
+    Dead {
+        /// Why, without secrets or whole addresses.
+        reason: String,
+    },
+    /// It was not worth sending any more.
+    Expired,
+}

@@ -1,0 +1,31 @@
+//! The values and aggregates of the domain. Each parses at the door: one that exists is valid.
+
+mod address;
+mod caller;
+mod ids;
+mod message;
+mod next_link;
+mod remote;
+mod rules;
+mod secrets;
+mod session;
+mod threepid;
+mod time;
+mod unit_of_work;
+
+pub use address::{Address, EmailAddress, InvalidAddress, Medium, Msisdn};
+pub use caller::Caller;
+pub use ids::{DeviceId, InvalidUserId, LeaseId, MessageId, Sid, UserId};
+pub use message::{Claimed, OutboxMessage, Payload, Settlement};
+pub use next_link::{InvalidNextLink, NextLink};
+pub use remote::RemoteRefusal;
+pub use rules::{AddressRules, InvalidRule, Rule};
+pub use secrets::{AccessToken, ClientSecret, InvalidClientSecret, KeyedHash, Token};
+pub use session::{
+    Generation, IssuedToken, Lifetimes, NoMoreSends, Proof, SendAttempt, SendAttemptOutOfRange,
+    SessionRecord, SessionState, SpendRefusal, SubmitRefusal, Submitted, ValidationSession,
+    WRONG_TOKENS_THAT_BURN,
+};
+pub use threepid::Threepid;
+pub use time::Timestamp;
+pub use unit_of_work::{Change, UnitOfWork};

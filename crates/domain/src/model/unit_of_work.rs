@@ -1,0 +1,60 @@
+//! A change of the world as a value: all of it happens, or none.
+
+use super::{OutboxMessage, Threepid, ValidationSession};
+
+/// One change. The list is exhaustive on purpose: an adapter that compiles applies every kind of change.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Insert the session where its revision is 0, otherwise replace the revision that it was read at.
+    PutSession(ValidationSession),
+    /// Give the address to the account, or move `validated_at` where the account has it already.
+    PutThreepid(Threepid),
+    /// Owe a message.
+    Enqueue(OutboxMessage),
+}
+
+/// Changes that are committed together, applied in the order in which they were added.
+#[derive(Clone, Debug, Default)]
+pub struct UnitOfWork {
+    changes: Vec<Change>,
+}
+
+impl UnitOfWork {
+    /// A unit that changes nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a new or changed session.
+    #[must_use]
+    pub fn put_session(self, session: ValidationSession) -> Self {
+        self.with(Change::PutSession(session))
+    }
+
+    /// Adds a threepid to its account.
+    #[must_use]
+    pub fn put_threepid(self, threepid: Threepid) -> Self {
+        self.with(Change::PutThreepid(threepid))
+    }
+
+    /// Owes a message.
+    #[must_use]
+    pub fn enqueue(self, message: OutboxMessage) -> Self {
+        self.with(Change::Enqueue(message))
+    }
+
+    fn with(mut self, change: Change) -> Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// The changes, in order.
+    pub fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
+    /// The changes, in order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+}

@@ -1,0 +1,52 @@
+//! What the domain needs of the world, one trait a file.
+//!
+//! Every port is object-safe and held as `Arc<dyn Port>`; values go in and out by ownership, so a port can be
+//! mocked (feature `mocks`) and implemented by anyone. What an adapter owes is written as MUST; each MUST has a case
+//! in the contract kits (feature `testing`).
+
+mod access_tokens;
+mod clock;
+mod mailer;
+mod outbox;
+mod rate_limiter;
+mod secrets;
+mod store;
+mod templates;
+
+pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
+pub use clock::Clock;
+pub use mailer::{DeliveryError, Mail, Mailer};
+pub use outbox::Outbox;
+pub use rate_limiter::{Limit, RateLimiter, Verdict};
+pub use secrets::Secrets;
+pub use store::{CommitError, Conflict, Store};
+pub use templates::{MailText, Page, Templates, ValidationMail};
+
+#[cfg(feature = "mocks")]
+pub use self::{
+    access_tokens::MockAccessTokens, clock::MockClock, mailer::MockMailer, outbox::MockOutbox,
+    rate_limiter::MockRateLimiter, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
+};
+
+/// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.
+///
+/// Its text holds no secret and no whole address.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A port could not do its work now. Nothing was changed that the port does not say.
+#[derive(Debug, thiserror::Error)]
+#[error("{port} is unavailable")]
+pub struct Unavailable {
+    /// Which port.
+    pub port: &'static str,
+    /// Why.
+    #[source]
+    pub source: BoxError,
+}
+
+impl Unavailable {
+    /// `port` failed because of `source`.
+    pub fn new(port: &'static str, source: impl Into<BoxError>) -> Self {
+        Self { port, source: source.into() }
+    }
+}

@@ -1,0 +1,50 @@
+//! What is owed and not yet sent.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Unavailable;
+use crate::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
+
+/// The queue of owed messages. They enter it through [`Store::commit`](super::Store::commit) alone.
+///
+/// An adapter:
+/// - MUST claim only messages that are due at `now`, unsettled, and under no lease that is still good at `now`;
+///   oldest due first, at most `limit`;
+/// - MUST NOT give one message to two claims whose leases overlap, whatever the number of processes;
+/// - MUST count each claim as an attempt, and keep count and lease over restarts;
+/// - MUST ignore a settlement whose lease is no longer the message's, and then answer `false`;
+/// - MUST keep dead messages for the operator; sent and expired ones MUST NOT be claimed again.
+#[cfg_attr(feature = "mocks", mockall::automock)]
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Claims due messages until `now` + `lease`, all under `lease_id`.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now; nothing was claimed, or the lease ends by itself.
+    async fn claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        lease_id: LeaseId,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, Unavailable>;
+
+    /// Records how a try ended. `false` when the lease is no longer the message's.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now; the lease ends by itself.
+    async fn settle(
+        &self,
+        id: &MessageId,
+        lease_id: &LeaseId,
+        now: Timestamp,
+        settlement: Settlement,
+    ) -> Result<bool, Unavailable>;
+
+    /// Returns when a message may have become claimable since the last call. It may return for no reason, and a relay
+    /// polls besides; an adapter MUST return soon after a unit of its own process that enqueues is committed, also
+    /// where that was just before the call.
+    async fn woken(&self);
+}

@@ -1,0 +1,81 @@
+//! Texts that people read.
+
+use std::time::Duration;
+
+use super::Unavailable;
+use crate::model::EmailAddress;
+
+/// What the validation mail has to say. Its `Debug` hides the link.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ValidationMail {
+    /// To whom it goes.
+    pub to: EmailAddress,
+    /// The link that leads to the confirm page.
+    pub link: String,
+    /// How long the link is good, from when it was asked for.
+    pub valid_for: Duration,
+}
+
+impl std::fmt::Debug for ValidationMail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ValidationMail").field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// A mail's texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailText {
+    /// One line.
+    pub subject: String,
+    /// Plain text.
+    pub text: String,
+    /// HTML, whose every inserted value is escaped.
+    pub html: String,
+}
+
+/// A page that a browser shows. Its `Debug` hides the token.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Page {
+    /// Asks to confirm: a form that posts `sid` and `token` to `action`.
+    Confirm {
+        /// Where the form goes.
+        action: String,
+        /// The session.
+        sid: String,
+        /// The token of the link.
+        token: String,
+    },
+    /// The address is confirmed.
+    Confirmed,
+    /// The one page for every proof that failed.
+    Failed,
+    /// Nothing could be done now; try again.
+    TryAgain,
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Confirm { .. } => "Page::Confirm",
+            Self::Confirmed => "Page::Confirmed",
+            Self::Failed => "Page::Failed",
+            Self::TryAgain => "Page::TryAgain",
+        })
+    }
+}
+
+/// Renders texts. An adapter MUST escape every value it inserts into HTML, and MUST NOT let a subject span lines.
+#[cfg_attr(feature = "mocks", mockall::automock)]
+pub trait Templates: Send + Sync {
+    /// The mail that proves an address.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when a template is broken.
+    fn validation_mail(&self, mail: ValidationMail) -> Result<MailText, Unavailable>;
+
+    /// A page, whole.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when a template is broken.
+    fn page(&self, page: Page) -> Result<String, Unavailable>;
+}

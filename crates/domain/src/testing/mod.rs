@@ -1,0 +1,1 @@
+//! Fakes for tests, and the contract kits that every adapter of a port runs.

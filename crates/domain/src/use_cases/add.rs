@@ -1,0 +1,82 @@
+//! `POST /account/3pid`: a proven address goes to an account.
+
+use super::{Contacts, DECISIONS, too_many_conflicts};
+use crate::model::{Address, ClientSecret, Sid, SpendRefusal, Threepid, UnitOfWork, UserId};
+use crate::ports::{CommitError, Conflict, Unavailable};
+
+/// Who adds what.
+#[derive(Clone, Debug)]
+pub struct Add {
+    /// The account.
+    pub user_id: UserId,
+    /// The session that proves the address.
+    pub sid: Sid,
+    /// The secret that the session was opened under.
+    pub client_secret: ClientSecret,
+}
+
+/// Why the address was not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// The session proves nothing to this account: unknown, another secret, not validated, expired, or spent. Which of
+    /// them is not told.
+    #[error("the address is not proven")]
+    AuthFailed,
+    /// Another account has the address. The proof is kept.
+    #[error("the address is in use")]
+    InUse,
+    /// It cannot be done now; the proof is kept.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl Contacts {
+    /// Spends a session of this server and adds its address to the account, in one unit.
+    ///
+    /// The same request again is harmless while the address is still on the account.
+    ///
+    /// # Errors
+    /// [`AddError`]; nothing was spent then.
+    pub async fn add(&self, add: Add) -> Result<(), AddError> {
+        for _ in 0..DECISIONS {
+            let mut session = self.store.session(&add.sid).await?.ok_or(AddError::AuthFailed)?;
+            let key = self.secrets.session_key(session.address(), &add.client_secret);
+            if !session.was_opened_under(&key) {
+                return Err(AddError::AuthFailed);
+            }
+            let now = self.clock.now();
+            let proof = match session.spend(&add.user_id, now, &self.policy.lifetimes) {
+                Ok(proof) => proof,
+                Err(SpendRefusal::SpentByCaller) => {
+                    return self.still_has(&add.user_id, session.address()).await;
+                }
+                Err(SpendRefusal::NotValidated | SpendRefusal::Expired | SpendRefusal::Spent) => {
+                    return Err(AddError::AuthFailed);
+                }
+            };
+            let threepid = Threepid {
+                user_id: add.user_id.clone(),
+                address: proof.address,
+                validated_at: proof.validated_at,
+                added_at: now,
+            };
+            match self.store.commit(UnitOfWork::new().put_session(session).put_threepid(threepid)).await {
+                Ok(()) => return Ok(()),
+                Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
+                Err(CommitError::Conflict(_)) => {}
+                Err(CommitError::Unavailable(error)) => return Err(error.into()),
+            }
+        }
+        Err(too_many_conflicts().into())
+    }
+
+    async fn still_has(&self, user: &UserId, address: &Address) -> Result<(), AddError> {
+        match self.store.owner(address).await? {
+            Some(owner) if owner == *user => Ok(()),
+            _ => Err(AddError::AuthFailed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! The relay: what is owed is claimed under a lease, rendered, sent and settled.
+//!
+//! At least once: a message is settled only after the next hop took it, so a crash in between sends it again, under
+//! the same Message-ID.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::model::{Claimed, EmailAddress, OutboxMessage, Payload, Settlement, Sid, Timestamp, Token};
+use crate::ports::{
+    Clock, DeliveryError, Mail, Mailer, Outbox, Secrets, Templates, Unavailable, ValidationMail,
+};
+
+/// When a message that was not taken is tried again: after `first`, then twice as long each time, at most `longest`,
+/// each wait shortened by up to half at random so that many messages do not come back at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The wait after the first try. Default 5 s.
+    pub first: Duration,
+    /// The longest wait. Default 10 min.
+    pub longest: Duration,
+    /// How long a claim holds; longer than any try may take. Default 2 min.
+    pub lease: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(5),
+            longest: Duration::from_secs(10 * 60),
+            lease: Duration::from_secs(2 * 60),
+        }
+    }
+}
+
+impl RetryPolicy {
+    fn wait(&self, attempt: u32, jitter: f64) -> Duration {
+        let doubled = self.first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+        doubled.min(self.longest).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+/// Where the links in mails lead.
+#[derive(Clone, Debug)]
+pub struct ConfirmLinks {
+    confirm: Url,
+}
+
+impl ConfirmLinks {
+    /// Links below the server's public address, path prefixes kept.
+    pub fn new(public_base_url: &Url) -> Self {
+        let mut confirm = public_base_url.clone();
+        confirm.set_query(None);
+        confirm.set_fragment(None);
+        confirm.set_path(&format!("{}/_threepid/confirm", public_base_url.path().trim_end_matches('/')));
+        Self { confirm }
+    }
+
+    /// Where the confirm form posts to: the page itself.
+    pub fn action(&self) -> &str {
+        self.confirm.as_str()
+    }
+
+    /// The link of one token.
+    pub fn link(&self, sid: &Sid, token: &Token) -> String {
+        let mut link = self.confirm.clone();
+        link.query_pairs_mut().append_pair("sid", sid.as_str()).append_pair("token", token.expose());
+        link.into()
+    }
+}
+
+/// How a claimed message fared, for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// The next hop took it.
+    Sent,
+    /// It will be tried again.
+    Retrying,
+    /// It will never be taken.
+    Dead,
+    /// It was not worth sending any more.
+    Expired,
+    /// Another claim holds the message by now; how this try ended was not recorded.
+    LeaseLost,
+}
+
+/// Delivers what the outbox holds.
+#[derive(Clone)]
+pub struct Relay {
+    outbox: Arc<dyn Outbox>,
+    mailer: Arc<dyn Mailer>,
+    templates: Arc<dyn Templates>,
+    clock: Arc<dyn Clock>,
+    secrets: Arc<dyn Secrets>,
+    links: ConfirmLinks,
+    token_lifetime: Duration,
+    retry: RetryPolicy,
+}
+
+impl Relay {
+    /// A relay on these ports.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one port or one setting, named once, where it is wired"
+    )]
+    pub fn new(
+        outbox: Arc<dyn Outbox>,
+        mailer: Arc<dyn Mailer>,
+        templates: Arc<dyn Templates>,
+        clock: Arc<dyn Clock>,
+        secrets: Arc<dyn Secrets>,
+        links: ConfirmLinks,
+        token_lifetime: Duration,
+        retry: RetryPolicy,
+    ) -> Self {
+        Self { outbox, mailer, templates, clock, secrets, links, token_lifetime, retry }
+    }
+
+    /// Claims up to `limit` messages that are due.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the outbox cannot answer now.
+    pub async fn claim(&self, limit: usize) -> Result<Vec<Claimed>, Unavailable> {
+        self.outbox.claim(self.clock.now(), self.retry.lease, self.secrets.new_lease_id(), limit).await
+    }
+
+    /// Returns when something may have become due.
+    pub async fn woken(&self) {
+        self.outbox.woken().await;
+    }
+
+    /// Tries one claimed message and settles it.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it could not be settled: the lease ends by itself, and the message is tried again.
+    pub async fn deliver(&self, claimed: Claimed) -> Result<Delivered, Unavailable> {
+        let Claimed { message, attempt, lease } = claimed;
+        let (settlement, delivered) = self.attempt(&message, attempt).await;
+        let settled = self.outbox.settle(&message.id, &lease, self.clock.now(), settlement).await?;
+        Ok(if settled { delivered } else { Delivered::LeaseLost })
+    }
+
+    async fn attempt(&self, message: &OutboxMessage, attempt: u32) -> (Settlement, Delivered) {
+        let (id, kind, to) = (&message.id, message.payload.kind(), message.payload.masked_recipient());
+        if self.clock.now() >= message.not_after {
+            tracing::warn!(message_id = %id, kind, to, attempt, "a message expired before it could be delivered");
+            return (Settlement::Expired, Delivered::Expired);
+        }
+        match self.send(message).await {
+            Ok(()) => {
+                tracing::info!(message_id = %id, kind, to, attempt, "delivered to the next hop");
+                (Settlement::Sent, Delivered::Sent)
+            }
+            Err(error @ DeliveryError::Transient(_)) => {
+                let reason = reason(&error);
+                let at = self.retry_at(message, attempt);
+                tracing::warn!(message_id = %id, kind, to, attempt, error = reason, "not delivered, will be tried again");
+                (Settlement::Retry { at, reason }, Delivered::Retrying)
+            }
+            Err(error @ DeliveryError::Permanent(_)) => {
+                let reason = reason(&error);
+                tracing::error!(message_id = %id, kind, to, attempt, error = reason, "undeliverable, kept as dead");
+                (Settlement::Dead { reason }, Delivered::Dead)
+            }
+        }
+    }
+
+    async fn send(&self, message: &OutboxMessage) -> Result<(), DeliveryError> {
+        match &message.payload {
+            Payload::ValidationMail { to, sid, generation } => {
+                let link = self.links.link(sid, &self.secrets.token(sid, *generation));
+                self.send_validation_mail(message, to, link).await
+            }
+        }
+    }
+
+    async fn send_validation_mail(
+        &self,
+        message: &OutboxMessage,
+        to: &EmailAddress,
+        link: String,
+    ) -> Result<(), DeliveryError> {
+        let content = ValidationMail { to: to.clone(), link, valid_for: self.token_lifetime };
+        // A broken template is the operator's to mend, in time for the next try.
+        let text = self
+            .templates
+            .validation_mail(content)
+            .map_err(|error| DeliveryError::Transient(error.into()))?;
+        let mail = Mail {
+            id: message.id.clone(),
+            to: to.clone(),
+            subject: text.subject,
+            text: text.text,
+            html: text.html,
+        };
+        self.mailer.send(mail).await
+    }
+
+    /// The next try, or the message's end where that comes first, so that it is counted as expired then.
+    fn retry_at(&self, message: &OutboxMessage, attempt: u32) -> Timestamp {
+        self.clock.now().plus(self.retry.wait(attempt, self.secrets.jitter())).min(message.not_after)
+    }
+}
+
+/// An error and its causes, in one line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
