@@ -2,6 +2,7 @@
 
 mod address;
 mod caller;
+mod identity_server;
 mod ids;
 mod message;
 mod next_link;
@@ -15,12 +16,16 @@ mod unit_of_work;
 
 pub use address::{Address, EmailAddress, InvalidAddress, Medium, Msisdn};
 pub use caller::Caller;
+pub use identity_server::{
+    Binding, BindingState, IdentityServerName, InvalidServerName, RemoteSession, SpentProof, TrustedServer,
+    TrustedServers, Validation,
+};
 pub use ids::{DeviceId, InvalidUserId, LeaseId, MessageId, Sid, UserId};
 pub use message::{Claimed, OutboxMessage, Payload, Settlement};
 pub use next_link::{InvalidNextLink, NextLink};
 pub use remote::RemoteRefusal;
 pub use rules::{AddressRules, InvalidRule, Rule};
-pub use secrets::{AccessToken, ClientSecret, InvalidClientSecret, KeyedHash, Token};
+pub use secrets::{AccessToken, ClientSecret, IdAccessToken, InvalidClientSecret, KeyedHash, Token};
 pub use session::{
     Generation, IssuedToken, Lifetimes, NoMoreSends, Proof, SendAttempt, SendAttemptOutOfRange,
     SessionRecord, SessionState, SpendRefusal, SubmitRefusal, Submitted, ValidationSession,

@@ -58,6 +58,11 @@ secret_text! {
     AccessToken
 }
 
+secret_text! {
+    /// A client's access token at an identity server. It is never stored.
+    IdAccessToken
+}
+
 /// What was given is not a client secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("client_secret must be 1 to 255 characters of 0-9, a-z, A-Z and .=_-")]
@@ -82,6 +87,13 @@ impl Token {
 
 impl AccessToken {
     /// Takes an access token as the client sent it.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl IdAccessToken {
+    /// Takes an identity server's access token as the client sent it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

@@ -6,6 +6,7 @@
 
 mod access_tokens;
 mod clock;
+mod identity_server;
 mod mailer;
 mod outbox;
 mod rate_limiter;
@@ -15,6 +16,10 @@ mod templates;
 
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
 pub use clock::Clock;
+pub use identity_server::{
+    IdentityServer, IdentityServerError, OpenedRemotely, RemoteCredentials, RemoteTokenRequest,
+    RemoteValidation,
+};
 pub use mailer::{DeliveryError, Mail, Mailer};
 pub use outbox::Outbox;
 pub use rate_limiter::{Limit, RateLimiter, Verdict};
@@ -24,8 +29,9 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 
 #[cfg(feature = "mocks")]
 pub use self::{
-    access_tokens::MockAccessTokens, clock::MockClock, mailer::MockMailer, outbox::MockOutbox,
-    rate_limiter::MockRateLimiter, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
+    access_tokens::MockAccessTokens, clock::MockClock, identity_server::MockIdentityServer,
+    mailer::MockMailer, outbox::MockOutbox, rate_limiter::MockRateLimiter, secrets::MockSecrets,
+    store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

@@ -1,0 +1,118 @@
+//! The identity service of other servers.
+
+use async_trait::async_trait;
+
+use super::Unavailable;
+use crate::model::{
+    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, NextLink, RemoteRefusal,
+    SendAttempt, Sid, Timestamp, UserId,
+};
+
+/// What an identity server is asked to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteTokenRequest {
+    /// The client's secret, which the session there is opened under.
+    pub client_secret: ClientSecret,
+    /// The address to be proven.
+    pub email: EmailAddress,
+    /// The client's count.
+    pub send_attempt: SendAttempt,
+    /// Where the browser goes after the confirmation.
+    pub next_link: Option<NextLink>,
+}
+
+/// A session that an identity server opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenedRemotely {
+    /// Its identifier there.
+    pub sid: Sid,
+    /// Where the client submits the token, if the server says so.
+    pub submit_url: Option<String>,
+}
+
+/// A session at an identity server, with the secret that opens it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteCredentials {
+    /// Its identifier there.
+    pub sid: Sid,
+    /// Its secret.
+    pub client_secret: ClientSecret,
+}
+
+/// What an identity server says was validated, unread: the domain judges it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteValidation {
+    /// The medium's name.
+    pub medium: String,
+    /// The address in the server's spelling.
+    pub address: String,
+    /// When it was validated.
+    pub validated_at: Timestamp,
+}
+
+impl std::fmt::Debug for RemoteValidation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemoteValidation").field("validated_at", &self.validated_at).finish_non_exhaustive()
+    }
+}
+
+/// Asks identity servers. With an `id_access_token` it speaks v2, without one v1.
+///
+/// An adapter:
+/// - MUST send nothing to another host than the named server's, follow no redirect, and end within a bounded time;
+/// - MUST judge the address that it connects to, unless the operator's settings name it;
+/// - MUST take only 2xx with a whole JSON object of the expected form for success: an `errcode` in it, or
+///   `success: false`, is none;
+/// - MUST give a Matrix error of status 4xx as [`IdentityServerError::Refused`], whole, and everything else
+///   as [`Unavailable`];
+/// - MUST NOT keep or log a token, a secret or an address.
+#[cfg_attr(feature = "mocks", mockall::automock)]
+#[async_trait]
+pub trait IdentityServer: Send + Sync {
+    /// Asks the server to send a validation mail ([v2], v1 alike).
+    ///
+    /// # Errors
+    /// [`IdentityServerError`].
+    ///
+    /// [v2]: https://spec.matrix.org/v1.18/identity-service-api/#post_matrixidentityv2validateemailrequesttoken
+    async fn request_email_token(
+        &self,
+        server: IdentityServerName,
+        request: RemoteTokenRequest,
+        id_access_token: Option<IdAccessToken>,
+    ) -> Result<OpenedRemotely, IdentityServerError>;
+
+    /// What a session there proves (`getValidated3pid`); `None` where the server answers without saying so.
+    ///
+    /// # Errors
+    /// [`IdentityServerError`].
+    async fn validated(
+        &self,
+        server: IdentityServerName,
+        session: RemoteCredentials,
+        id_access_token: Option<IdAccessToken>,
+    ) -> Result<Option<RemoteValidation>, IdentityServerError>;
+
+    /// Publishes the session's address for an account, and returns what the server says it published.
+    ///
+    /// # Errors
+    /// [`IdentityServerError`].
+    async fn bind(
+        &self,
+        server: IdentityServerName,
+        session: RemoteCredentials,
+        user_id: UserId,
+        id_access_token: Option<IdAccessToken>,
+    ) -> Result<Address, IdentityServerError>;
+}
+
+/// What an identity server did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityServerError {
+    /// It refused, in the Matrix error format with a status of 4xx.
+    #[error("the identity server refused with status {}", .0.status)]
+    Refused(RemoteRefusal),
+    /// It is down, slow, or answers what is no answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
