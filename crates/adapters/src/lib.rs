@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Adapters of threepid's ports: one folder per technology, one cargo feature per backend.
+//!
+//! They obey, the domain decides: no policy stands here, and no driver's error type leaves. Every settings struct is
+//! plain Rust with its units and defaults written down; where its values come from is the server's business.
+
+#[cfg(feature = "secrets")]
+pub mod secrets;
