@@ -1,1 +1,10 @@
-fn main() {}
+//! The program `threepid`: the library on the adapters that its settings name.
+
+mod cli;
+mod config;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,139 @@
+//! The command line: one file a command. Each reads its arguments, does one thing, and says how it went.
+//!
+//! Exit codes: 0 it went well; 1 it failed while running; 2 the arguments or the settings make no sense.
+
+mod config;
+mod output;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{CONFIG, Config, ConfigError};
+use output::{Output, complain};
+
+/// Lets the users of a Matrix homeserver prove, add and list the email addresses of their accounts.
+///
+/// It serves /_matrix/client/{r0,v3}/account/3pid beside any homeserver.
+#[derive(Debug, Parser)]
+#[command(
+    name = "threepid",
+    version,
+    after_help = "Exit codes: 0 it went well, 1 it failed while running, 2 the arguments or the settings make no sense.",
+    arg_required_else_help = true
+)]
+struct Arguments {
+    /// The settings file (TOML); the environment variable THREEPID_CONFIG names it, too.
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The settings make no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It failed while running.
+    #[error("{doing}")]
+    Running {
+        /// What could not be done.
+        doing: String,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl Failure {
+    /// `doing` failed because of `source`.
+    pub(crate) fn running(doing: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Running { doing: doing.into(), source: source.into() }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::from(2),
+            Self::Running { .. } => ExitCode::from(1),
+        }
+    }
+}
+
+/// Where the settings are.
+#[derive(Clone, Debug)]
+struct Settings {
+    file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Reads and judges them.
+    fn load(&self) -> Result<Config, ConfigError> {
+        crate::config::load(self.file.as_deref(), std::env::vars_os())
+    }
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    // clap answers --help and --version with 0 and nonsense with 2.
+    let Arguments { config, command } = Arguments::parse();
+    let file = config.or_else(|| std::env::var_os(CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from));
+    let settings = Settings { file };
+    let outcome = match command {
+        Command::Config(command) => command.run(&settings, Output),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for line in with_causes(&failure).lines() {
+                complain(format_args!("threepid: {line}"));
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+/// An error and its causes. A cause that its error has quoted already is not said twice.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_nothing_twice() {
+        let inner = std::io::Error::other("disk is full");
+        let outer = Failure::running("cannot write", Box::new(inner) as Box<dyn Error + Send + Sync>);
+        assert_eq!(with_causes(&outer), "cannot write: disk is full");
+        let quoting = Failure::running("cannot write: disk is full", "disk is full");
+        assert_eq!(with_causes(&quoting), "cannot write: disk is full");
+    }
+}

@@ -1,0 +1,448 @@
+//! What the settings mean together. A [`Config`] makes sense as a whole, and nothing after it asks again.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use threepid_domain::model::{AddressRules, Lifetimes, Medium, Rule};
+use threepid_domain::use_cases::{Policy, RetryPolicy};
+use url::Url;
+
+use super::Problem;
+use super::settings::{self, Settings};
+use super::values::{AccountsChoice, AddressRule, LogFormat, Mailbox, Secret, Security, Span, Transport};
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) public_base_url: Url,
+    pub(crate) listen: SocketAddr,
+    pub(crate) database_url: String,
+    pub(crate) server_key: KeySource,
+    pub(crate) accounts: Accounts,
+    pub(crate) mail: MailConfig,
+    pub(crate) policy: Policy,
+    pub(crate) limits: LimitConfig,
+    pub(crate) http: HttpConfig,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) templates: Option<PathBuf>,
+    pub(crate) log: LogConfig,
+    /// What is allowed and still unwise.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// Where the server's key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    /// In the settings.
+    Value(Secret),
+    /// In a file, which is made if it is not there.
+    File(PathBuf),
+}
+
+/// Who knows access tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Accounts {
+    /// The homeserver.
+    Homeserver(HomeserverAccounts),
+    /// A table of our own.
+    Local,
+}
+
+/// How the homeserver is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HomeserverAccounts {
+    pub(crate) base_url: Url,
+    pub(crate) timeout: Duration,
+    pub(crate) remember: Duration,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// How mails look and leave.
+#[derive(Clone, Debug)]
+pub(crate) struct MailConfig {
+    pub(crate) app_name: String,
+    pub(crate) transport: MailTransport,
+}
+
+/// How mails leave, with the sender that every mail needs.
+#[derive(Clone, Debug)]
+pub(crate) enum MailTransport {
+    Smtp { sender: Sender, server: SmtpServer },
+    File { sender: Sender, folder: PathBuf },
+    None,
+}
+
+/// Who a mail is from.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    pub(crate) from: String,
+    pub(crate) reply_to: Option<String>,
+}
+
+/// The mail server.
+#[derive(Clone, Debug)]
+pub(crate) struct SmtpServer {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) security: Security,
+    pub(crate) credentials: Option<(String, Secret)>,
+    pub(crate) hello: Option<String>,
+    pub(crate) timeout: Duration,
+    pub(crate) pool: u32,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// How often somebody may do something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LimitConfig {
+    pub(crate) request_token_per_client: RateConfig,
+    pub(crate) request_token_per_address: RateConfig,
+}
+
+/// One rate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateConfig {
+    pub(crate) per_second: f64,
+    pub(crate) burst: u32,
+}
+
+/// How requests are read and answered.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpConfig {
+    pub(crate) trusted_proxies: Vec<IpAddr>,
+    pub(crate) request_timeout: Duration,
+    /// In bytes.
+    pub(crate) max_body: usize,
+}
+
+/// How logs look.
+#[derive(Clone, Debug)]
+pub(crate) struct LogConfig {
+    pub(crate) format: LogFormat,
+    pub(crate) level: String,
+}
+
+impl Config {
+    /// Judges the settings as a whole.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn new(settings: Settings) -> Result<Self, Vec<Problem>> {
+        let mut judge = Judge::default();
+        let public_base_url = judge.required(
+            "public_base_url",
+            settings.public_base_url,
+            "is required: the http or https address of this server from outside, such as \"https://matrix.example.org\"",
+        );
+        let transport = mail_transport(&settings.mail, &mut judge);
+        let accounts = accounts(settings.accounts, settings.homeserver, &mut judge);
+        let server_key = key_source(settings.server_key, &settings.database.url, &mut judge);
+        let rules = AddressRules::new(
+            rules("addresses.allow", &settings.addresses.allow, &mut judge),
+            rules("addresses.deny", &settings.addresses.deny, &mut judge),
+        );
+        let lifetimes = Lifetimes {
+            token: judge.positive("lifetimes.token", settings.lifetimes.token),
+            validated: judge.positive("lifetimes.validated", settings.lifetimes.validated),
+        };
+        let http = HttpConfig {
+            trusted_proxies: settings.http.trusted_proxies,
+            request_timeout: judge.positive("http.request_timeout", settings.http.request_timeout),
+            max_body: settings.http.max_body,
+        };
+        judge.must(http.max_body > 0, "http.max_body", "must be more than 0 bytes");
+        let limits = LimitConfig {
+            request_token_per_client: judge
+                .rate("limits.request_token_per_client", &settings.limits.request_token_per_client),
+            request_token_per_address: judge
+                .rate("limits.request_token_per_address", &settings.limits.request_token_per_address),
+        };
+        let retry = judge.retry(&settings.relay, settings.mail.smtp.timeout);
+        let level = settings.log.level;
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+            judge.wrong("log.level", format!("{level:?} is no level and no filter: {error}"));
+        }
+        judge.warn_about_clear_text(public_base_url.as_ref().map(|url| &url.0), &settings.listen, &transport);
+        let (Some(public_base_url), Some(transport), Some(accounts), Some(server_key)) =
+            (public_base_url, transport, accounts, server_key)
+        else {
+            return Err(judge.problems);
+        };
+        if !judge.problems.is_empty() {
+            return Err(judge.problems);
+        }
+        let sends_mail = !matches!(transport, MailTransport::None);
+        Ok(Self {
+            public_base_url: public_base_url.0,
+            listen: settings.listen,
+            database_url: settings.database.url,
+            server_key,
+            accounts,
+            mail: MailConfig { app_name: settings.mail.app_name, transport },
+            policy: Policy { lifetimes, rules, sends_mail },
+            limits,
+            http,
+            retry,
+            templates: settings.templates.folder,
+            log: LogConfig { format: settings.log.format, level },
+            warnings: judge.warnings,
+        })
+    }
+}
+
+/// Collects what is wrong, so that one start tells all of it.
+#[derive(Default)]
+struct Judge {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Judge {
+    fn wrong(&mut self, setting: &str, text: impl Into<String>) {
+        self.problems.push(Problem::new(setting, text));
+    }
+
+    fn must(&mut self, holds: bool, setting: &str, text: &str) {
+        if !holds {
+            self.wrong(setting, text);
+        }
+    }
+
+    fn required<T>(&mut self, setting: &str, value: Option<T>, text: &str) -> Option<T> {
+        self.must(value.is_some(), setting, text);
+        value
+    }
+
+    fn positive(&mut self, setting: &str, span: Span) -> Duration {
+        self.must(!span.0.is_zero(), setting, "must be longer than zero, such as \"30s\"");
+        span.0
+    }
+
+    fn rate(&mut self, section: &str, rate: &settings::Rate) -> RateConfig {
+        let sound = rate.per_second.is_finite() && rate.per_second > 0.0;
+        self.must(sound, &format!("{section}.per_second"), "must be more than 0, such as 0.003");
+        self.must(rate.burst > 0, &format!("{section}.burst"), "must be at least 1");
+        RateConfig { per_second: rate.per_second, burst: rate.burst }
+    }
+
+    fn retry(&mut self, relay: &settings::RelaySettings, smtp_timeout: Span) -> RetryPolicy {
+        let retry = RetryPolicy {
+            first: self.positive("relay.first_retry", relay.first_retry),
+            longest: relay.longest_retry.0,
+            lease: relay.lease.0,
+        };
+        self.must(
+            retry.longest >= retry.first,
+            "relay.longest_retry",
+            "must not be shorter than relay.first_retry",
+        );
+        self.must(
+            retry.lease > smtp_timeout.0,
+            "relay.lease",
+            "must be longer than mail.smtp.timeout, or a mail could be sent twice",
+        );
+        retry
+    }
+
+    /// What a setting's file says, without the line break at its end.
+    fn secret_from(&mut self, setting: &str, path: &Path) -> Option<Secret> {
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                Some(Secret::new(text.strip_suffix('\r').unwrap_or(text)))
+            }
+            Err(error) => {
+                self.wrong(setting, format!("{} cannot be read: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn warn_about_clear_text(
+        &mut self,
+        public_base_url: Option<&Url>,
+        listen: &SocketAddr,
+        transport: &Option<MailTransport>,
+    ) {
+        if public_base_url.is_some_and(|url| url.scheme() == "http" && !is_this_machine(url.host_str())) {
+            self.warnings.push(Problem::new(
+                "public_base_url",
+                "is http: links and tokens can be read on the way; put a reverse proxy with TLS in front",
+            ));
+        }
+        if !listen.ip().is_loopback() {
+            self.warnings.push(Problem::new(
+                "listen",
+                "is open to the network without TLS; only a reverse proxy should reach it",
+            ));
+        }
+        if let Some(MailTransport::Smtp { server, .. }) = transport
+            && server.security == Security::None
+            && !is_this_machine(Some(&server.host))
+        {
+            self.warnings.push(Problem::new(
+                "mail.smtp.security",
+                "is \"none\" towards another machine: mails, and the password if there is one, go in clear text",
+            ));
+        }
+    }
+}
+
+fn is_this_machine(host: Option<&str>) -> bool {
+    let host = host.unwrap_or_default();
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || literal.is_ok_and(|ip| ip.is_loopback())
+}
+
+fn accounts(choice: AccountsChoice, homeserver: settings::Homeserver, judge: &mut Judge) -> Option<Accounts> {
+    match choice {
+        AccountsChoice::Local => Some(Accounts::Local),
+        AccountsChoice::Homeserver => {
+            let timeout = judge.positive("homeserver.timeout", homeserver.timeout);
+            let base_url = judge.required(
+                "homeserver.base_url",
+                homeserver.base_url,
+                "is required while accounts is \"homeserver\": where this server reaches it, such as \"http://localhost:8008\"",
+            )?;
+            Some(Accounts::Homeserver(HomeserverAccounts {
+                base_url: base_url.0,
+                timeout,
+                remember: homeserver.remember.0,
+                ca_file: homeserver.ca_file,
+            }))
+        }
+    }
+}
+
+fn key_source(key: settings::ServerKey, database_url: &str, judge: &mut Judge) -> Option<KeySource> {
+    let path = database_url.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+    let path = path.and_then(|rest| rest.split('?').next()).filter(|path| !path.is_empty());
+    let Some(path) = path else {
+        judge.wrong(
+            "database.url",
+            "must be sqlite:// and a path, such as \"sqlite:///var/lib/threepid/threepid.db\"",
+        );
+        return None;
+    };
+    match (key.value, key.file) {
+        (Some(_), Some(_)) => {
+            judge.wrong("server_key.file", "is given together with server_key.value; keep one of them");
+            None
+        }
+        (Some(value), None) => Some(KeySource::Value(value)),
+        (None, Some(file)) => Some(KeySource::File(file)),
+        (None, None) if path == ":memory:" => {
+            judge.wrong("server_key.file", "is required with a database in memory, or server_key.value is");
+            None
+        }
+        (None, None) => Some(KeySource::File(Path::new(path).with_extension("key"))),
+    }
+}
+
+fn mail_transport(mail: &settings::Mail, judge: &mut Judge) -> Option<MailTransport> {
+    if mail.transport == Transport::None {
+        return Some(MailTransport::None);
+    }
+    let one_line = !mail.app_name.trim().is_empty() && !mail.app_name.contains(char::is_control);
+    judge.must(one_line, "mail.app_name", "must be one line of text");
+    let server = match mail.transport {
+        Transport::Smtp => Some(smtp_server(&mail.smtp, judge)?),
+        Transport::File | Transport::None => None,
+    };
+    let from = judge.required(
+        "mail.from",
+        mail.from.clone(),
+        "is required unless mail.transport is \"none\": a mailbox such as \"Example <noreply@example.org>\"",
+    )?;
+    let sender = Sender { from: from.0, reply_to: mail.reply_to.clone().map(|Mailbox(text)| text) };
+    Some(match server {
+        Some(server) => MailTransport::Smtp { sender, server },
+        None => MailTransport::File { sender, folder: mail.folder.clone() },
+    })
+}
+
+fn smtp_server(smtp: &settings::Smtp, judge: &mut Judge) -> Option<SmtpServer> {
+    let is_name =
+        |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    judge.must(
+        is_name(&smtp.host) && !smtp.host.contains('/'),
+        "mail.smtp.host",
+        "must be a host name or an IP address, without scheme and port",
+    );
+    judge.must(smtp.hello.as_deref().is_none_or(is_name), "mail.smtp.hello", "must be a host name");
+    judge.must(smtp.port != Some(0), "mail.smtp.port", "must be from 1 to 65535");
+    judge.must(smtp.pool > 0, "mail.smtp.pool", "must be at least 1");
+    let timeout = judge.positive("mail.smtp.timeout", smtp.timeout);
+    let password = match (&smtp.password, &smtp.password_file) {
+        (Some(_), Some(_)) => {
+            judge.wrong(
+                "mail.smtp.password_file",
+                "is given together with mail.smtp.password; keep one of them",
+            );
+            return None;
+        }
+        (Some(password), None) => Some(password.clone()),
+        (None, Some(path)) => Some(judge.secret_from("mail.smtp.password_file", path)?),
+        (None, None) => None,
+    };
+    let credentials = match (&smtp.user, password) {
+        (Some(user), Some(password)) => Some((user.clone(), password)),
+        (None, None) => None,
+        (Some(_), None) => {
+            judge.wrong(
+                "mail.smtp.password",
+                "is required with mail.smtp.user, or mail.smtp.password_file is",
+            );
+            return None;
+        }
+        (None, Some(_)) => {
+            judge.wrong("mail.smtp.user", "is required with mail.smtp.password");
+            return None;
+        }
+    };
+    let usual_port = match smtp.security {
+        Security::None => 25,
+        Security::Starttls => 587,
+        Security::Tls => 465,
+    };
+    Some(SmtpServer {
+        host: smtp.host.clone(),
+        port: smtp.port.unwrap_or(usual_port),
+        security: smtp.security,
+        credentials,
+        hello: smtp.hello.clone(),
+        timeout,
+        pool: smtp.pool,
+        ca_file: smtp.ca_file.clone(),
+    })
+}
+
+fn rules(setting: &str, rules: &[AddressRule], judge: &mut Judge) -> Vec<Rule> {
+    let mut read = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let name = format!("{setting}[{index}]");
+        let made = match (&rule.domain, rule.medium, &rule.pattern) {
+            (Some(domain), None | Some(Medium::Email), None) => Rule::domain(domain),
+            (None, Some(medium), Some(pattern)) => Rule::pattern(medium, pattern),
+            _ => {
+                judge.wrong(
+                    &name,
+                    "must be { domain = \"example.org\" } or { medium = \"email\", pattern = \"[a-z]+@example[.]org\" }",
+                );
+                continue;
+            }
+        };
+        match made {
+            Ok(rule) => read.push(rule),
+            Err(error) => judge.wrong(&name, one_line(&error.to_string())),
+        }
+    }
+    read
+}
+
+/// A message that spans lines, such as that of a broken pattern, on one.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

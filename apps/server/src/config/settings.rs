@@ -1,0 +1,217 @@
+//! Every setting: its name, what it means, its type and its default. The order is that of the template.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::declare::settings;
+use super::values::{
+    AccountsChoice, AddressRule, BaseUrl, LogFormat, Mailbox, Secret, Security, Span, Transport,
+};
+
+settings! {
+    /// All settings, as they are written. What they mean together is decided in [`Config`](super::Config).
+    Settings {
+        /// Where clients and browsers reach this server from outside. The links in mails lead below it.
+        /// Required: it is never taken from a request.
+        public_base_url: Option<BaseUrl> = None => "\"https://matrix.example.org\"",
+        /// Where the server listens, as IP address and port. TLS is the reverse proxy's.
+        listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8090),
+        /// Who knows access tokens: "homeserver" asks it (whoami), "local" keeps accounts in the database
+        /// (`threepid account`).
+        accounts: AccountsChoice = AccountsChoice::Homeserver,
+    }
+    sections {
+        /// Where sessions, contacts and unsent mails are kept.
+        database: Database,
+        /// The key under which tokens are derived and secrets are hashed. The database remembers which key it belongs
+        /// to; another one is refused at start.
+        server_key: ServerKey,
+        /// The homeserver whose accounts these are.
+        homeserver: Homeserver,
+        /// The mails that prove addresses.
+        mail: Mail,
+        /// Which addresses may be added. A denied address is denied even if it is allowed; where there are allow rules
+        /// for a medium, an address of that medium must meet one.
+        addresses: Addresses,
+        /// How long proofs are good.
+        lifetimes: LifetimeSettings,
+        /// How often somebody may do something. Whoever is over it gets 429 `M_LIMIT_EXCEEDED`.
+        limits: Limits,
+        /// How requests are read and answered.
+        http: Http,
+        /// How owed mails are tried again.
+        relay: RelaySettings,
+        /// The texts of mails and pages.
+        templates: Templates,
+        /// What is logged, to standard error.
+        log: Log,
+    }
+}
+
+settings! {
+    /// `[database]`
+    Database {
+        /// The database: `sqlite://` and a path, which is made if it is not there.
+        url: String = "sqlite://threepid.db".to_owned(),
+    }
+}
+
+settings! {
+    /// `[server_key]`
+    ServerKey {
+        /// The key itself: 32 random bytes as 64 hexadecimal digits or in base64 (`openssl rand -hex 32`). For several
+        /// instances, which share it.
+        value: Option<Secret> = None => "\"(64 hexadecimal digits)\"",
+        /// A file that holds the key; it is made at the first start. Without `value` and `file` it stands beside the
+        /// database and ends in `.key`.
+        file: Option<PathBuf> = None => "\"threepid.key\"",
+    }
+}
+
+settings! {
+    /// `[homeserver]`
+    Homeserver {
+        /// Where this server reaches the homeserver. Required when `accounts` is "homeserver".
+        base_url: Option<BaseUrl> = None => "\"http://localhost:8008\"",
+        /// How long it may take to answer.
+        timeout: Span = Span::seconds(10),
+        /// How long a good answer about a token is remembered for reading. Changes always ask anew; "0s" remembers
+        /// nothing.
+        remember: Span = Span::seconds(60),
+        /// Certificates (PEM) that are trusted besides the system's.
+        ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+    }
+}
+
+settings! {
+    /// `[mail]`
+    Mail {
+        /// How mail leaves: "smtp" to a mail server, "file" into a folder, "none" not at all; then requests for an
+        /// email token are answered with `M_THREEPID_MEDIUM_NOT_SUPPORTED`.
+        transport: Transport = Transport::Smtp,
+        /// The sender. Required unless `transport` is "none".
+        from: Option<Mailbox> = None => "\"Example <noreply@example.org>\"",
+        /// Where answers go, if not to the sender.
+        reply_to: Option<Mailbox> = None => "\"support@example.org\"",
+        /// What mails and pages call your service.
+        app_name: String = "Matrix".to_owned(),
+        /// The folder that `transport = "file"` writes to, one `.eml` a mail.
+        folder: PathBuf = PathBuf::from("mail"),
+    }
+    sections {
+        /// The mail server, for `transport = "smtp"`.
+        smtp: Smtp,
+    }
+}
+
+settings! {
+    /// `[mail.smtp]`
+    Smtp {
+        /// Its name. With TLS its certificate has to carry it.
+        host: String = "localhost".to_owned(),
+        /// Its port. Without it: 587 for "starttls", 465 for "tls", 25 for "none".
+        port: Option<u16> = None => "587",
+        /// How the connection is secured: "starttls" upgrades it or gives up, "tls" is TLS from the first byte, "none"
+        /// is clear text, fit for the same machine alone.
+        security: Security = Security::Starttls,
+        /// The user to authenticate as; none without it.
+        user: Option<String> = None => "\"threepid\"",
+        /// That user's password.
+        password: Option<Secret> = None => "\"(secret)\"",
+        /// A file that holds the password instead; one line break at its end is dropped.
+        password_file: Option<PathBuf> = None => "\"/run/secrets/smtp-password\"",
+        /// The name this server greets with (EHLO). Without it: the machine's name.
+        hello: Option<String> = None => "\"matrix.example.org\"",
+        /// How long one step of the conversation may take.
+        timeout: Span = Span::seconds(30),
+        /// How many connections are open at most.
+        pool: u32 = 4,
+        /// Certificates (PEM) that are trusted besides the well-known ones.
+        ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+    }
+}
+
+settings! {
+    /// `[addresses]`
+    Addresses {
+        /// Who may be added: `domain` covers the domain and those below it, `pattern` is a regular expression that the
+        /// whole address must match.
+        allow: Vec<AddressRule> = Vec::new() => "[{ domain = \"example.org\" }]",
+        /// Who may not.
+        deny: Vec<AddressRule> = Vec::new() => "[{ medium = \"email\", pattern = \"(root|postmaster)@.*\" }]",
+    }
+}
+
+settings! {
+    /// `[lifetimes]`
+    LifetimeSettings {
+        /// A token, from when it was asked for. More than zero.
+        token: Span = Span::seconds(60 * 60),
+        /// A proven session that was not used yet, from its proof. More than zero.
+        validated: Span = Span::seconds(24 * 60 * 60),
+    }
+}
+
+settings! {
+    /// `[limits]`
+    Limits {
+    }
+    sections {
+        /// Requests for a token from one client address.
+        request_token_per_client: Rate,
+        /// Requests for a token to one email address.
+        request_token_per_address: Rate,
+    }
+}
+
+settings! {
+    /// How often.
+    Rate {
+        /// How many a second, in the long run. More than zero.
+        per_second: f64 = 0.003,
+        /// How many at once, before that rate applies. At least 1.
+        burst: u32 = 5,
+    }
+}
+
+settings! {
+    /// `[http]`
+    Http {
+        /// The reverse proxies whose `X-Forwarded-For` is believed, as IP addresses.
+        trusted_proxies: Vec<IpAddr> = Vec::new() => "[\"127.0.0.1\", \"::1\"]",
+        /// How long one request may take before it is answered with 503. More than zero.
+        request_timeout: Span = Span::seconds(30),
+        /// The largest body that is read, in bytes. More than zero.
+        max_body: usize = 64 * 1024,
+    }
+}
+
+settings! {
+    /// `[relay]`
+    RelaySettings {
+        /// The wait after the first try that failed. More than zero.
+        first_retry: Span = Span::seconds(5),
+        /// The longest wait between two tries; each is twice as long as the one before.
+        longest_retry: Span = Span::seconds(10 * 60),
+        /// How long a mail that is being sent is kept from other processes. Longer than `mail.smtp.timeout`.
+        lease: Span = Span::seconds(2 * 60),
+    }
+}
+
+settings! {
+    /// `[templates]`
+    Templates {
+        /// A folder whose files replace the built-in ones of the same name.
+        folder: Option<PathBuf> = None => "\"/etc/threepid/templates\"",
+    }
+}
+
+settings! {
+    /// `[log]`
+    Log {
+        /// "json" is one object a line, "text" is for people.
+        format: LogFormat = LogFormat::Json,
+        /// How much: "error", "warn", "info", "debug", "trace", or a filter such as "info,threepid_server=debug".
+        level: String = "info".to_owned(),
+    }
+}

@@ -1,0 +1,205 @@
+//! Settings that make no sense are refused by name.
+
+use std::fs;
+
+use super::config::{KeySource, MailTransport};
+use super::*;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// The least that a server can be started with.
+const LEAST: &str = r#"
+public_base_url = "https://matrix.example.org"
+homeserver.base_url = "http://localhost:8008"
+mail.from = "Example <noreply@example.org>"
+"#;
+
+fn read(toml: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().map_err(|source| ConfigError::File { path: "".into(), source })?;
+    let path = folder.path().join("threepid.toml");
+    fs::write(&path, toml).map_err(|source| ConfigError::File { path: path.clone(), source })?;
+    let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    load(Some(&path), variables)
+}
+
+fn complaint(toml: &str, variables: &[(&str, &str)]) -> String {
+    match read(toml, variables) {
+        Ok(_) => String::from("(no complaint)"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_least_settings_are_enough() -> Outcome {
+    let config = read(LEAST, &[])?;
+    assert_eq!(config.public_base_url.as_str(), "https://matrix.example.org/");
+    assert_eq!(config.server_key, KeySource::File("threepid.key".into()));
+    assert!(config.policy.sends_mail);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    Ok(())
+}
+
+#[test]
+fn nonsense_is_refused_and_the_setting_is_named() {
+    for (toml, setting, wants) in [
+        ("public_base_url = \"matrix.example.org\"", "public_base_url", "an http or https address"),
+        ("public_base_url = \"https://a.b/?x=1\"", "public_base_url", "without user, query or fragment"),
+        ("listen = \"8090\"", "listen", "socket address"),
+        ("accounts = \"remote\"", "accounts", "`homeserver` or `local`"),
+        ("database.url = \"mysql://localhost/db\"", "database.url", "sqlite://"),
+        ("database.url = \"sqlite::memory:\"", "server_key.file", "in memory"),
+        ("server_key = { value = \"a\", file = \"b\" }", "server_key.file", "keep one of them"),
+        ("mail.app_name = \"\"", "mail.app_name", "one line of text"),
+        ("mail.reply_to = \"nobody\"", "mail.reply_to", "a mailbox such as"),
+        ("mail.transport = \"pigeon\"", "mail.transport", "`smtp`, `file`, `none`"),
+        ("mail.smtp.port = 0", "mail.smtp.port", "from 1 to 65535"),
+        ("mail.smtp.port = 70000", "mail.smtp.port", "u16"),
+        ("mail.smtp.host = \"smtp://x\"", "mail.smtp.host", "without scheme"),
+        ("mail.smtp.pool = 0", "mail.smtp.pool", "at least 1"),
+        ("mail.smtp.user = \"u\"", "mail.smtp.password", "is required with mail.smtp.user"),
+        ("mail.smtp.password = \"p\"", "mail.smtp.user", "is required with mail.smtp.password"),
+        (
+            "mail.smtp = { user = \"u\", password = \"p\", password_file = \"f\" }",
+            "mail.smtp.password_file",
+            "keep one",
+        ),
+        (
+            "mail.smtp = { user = \"u\", password_file = \"/none\" }",
+            "mail.smtp.password_file",
+            "cannot be read",
+        ),
+        ("mail.smtp.timeout = \"0s\"", "mail.smtp.timeout", "longer than zero"),
+        ("mail.smtp.timeout = \"5m\"", "relay.lease", "longer than mail.smtp.timeout"),
+        ("mail.smtp.timeout = 30", "mail.smtp.timeout", "expected a string"),
+        ("lifetimes.token = \"0s\"", "lifetimes.token", "longer than zero"),
+        ("lifetimes.validated = \"soon\"", "lifetimes.validated", "a time such as"),
+        ("limits.request_token_per_client.burst = 0", "limits.request_token_per_client.burst", "at least 1"),
+        (
+            "limits.request_token_per_address.per_second = nan",
+            "limits.request_token_per_address.per_second",
+            "more than 0",
+        ),
+        ("http.max_body = 0", "http.max_body", "more than 0 bytes"),
+        ("http.trusted_proxies = [\"proxy\"]", "http.trusted_proxies", "IP address"),
+        (
+            "addresses.deny = [{ medium = \"email\", pattern = \"(\" }]",
+            "addresses.deny[0]",
+            "not a regular expression",
+        ),
+        ("addresses.allow = [{ domain = \"a b\" }]", "addresses.allow[0]", "not a domain name"),
+        ("addresses.allow = [{ pattern = \".*\" }]", "addresses.allow[0]", "must be { domain"),
+        ("addresses.allow = [{ domian = \"a.b\" }]", "addresses.allow", "domian"),
+        ("log.level = \"a=b=c\"", "log.level", "no level"),
+        ("maill.from = \"a@b.example\"", "maill", "unknown field"),
+        ("mail.form = \"a@b.example\"", "mail.form", "unknown field"),
+    ] {
+        // A later line in TOML may not repeat a key, so the least settings give way to what is tried.
+        let key = toml.split([' ', '=']).next().unwrap_or_default();
+        let least: Vec<_> = LEAST.lines().filter(|line| !line.starts_with(key)).collect();
+        let said = complaint(&format!("{}\n{toml}\n", least.join("\n")), &[]);
+        let line = said.lines().find(|line| line.starts_with(&format!("{setting}")));
+        assert!(
+            line.is_some_and(|line| line.contains(wants)),
+            "{toml}: wanted {setting} … {wants}, got: {said}"
+        );
+    }
+}
+
+#[test]
+fn everything_that_is_missing_is_told_at_once() {
+    let said = complaint("", &[]);
+    let named: Vec<_> = said.lines().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(named, ["public_base_url", "mail.from", "homeserver.base_url"]);
+}
+
+#[test]
+fn the_environment_is_stronger_than_the_file() -> Outcome {
+    let config = read(
+        LEAST,
+        &[
+            ("THREEPID_LISTEN", "127.0.0.1:1"),
+            ("THREEPID_MAIL__SMTP__USER", "robot"),
+            ("THREEPID_MAIL__SMTP__PASSWORD", "0012"),
+            ("THREEPID_MAIL__SMTP__PORT", "2525"),
+            ("THREEPID_HTTP__TRUSTED_PROXIES", "[\"::1\"]"),
+            ("THREEPID_CONFIG", "is no setting"),
+            ("OTHER", "is none of ours"),
+        ],
+    )?;
+    assert_eq!(config.listen.port(), 1);
+    assert_eq!(config.http.trusted_proxies, [std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]);
+    let MailTransport::Smtp { server, .. } = config.mail.transport else { return Err("no smtp".into()) };
+    assert_eq!(server.port, 2525);
+    let password = server.credentials.map(|(_, password)| password.expose().to_owned());
+    assert_eq!(password.as_deref(), Some("0012"), "digits stay text");
+    Ok(())
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_refused() {
+    assert_eq!(
+        complaint(LEAST, &[("THREEPID_MIAL__FROM", "a@b.example")]),
+        "THREEPID_MIAL__FROM: is no setting"
+    );
+    let said = complaint(LEAST, &[("THREEPID_LISTEN", "here")]);
+    assert!(said.starts_with("listen: ") && said.contains("the environment"), "{said}");
+}
+
+#[test]
+fn a_secret_is_never_said() -> Outcome {
+    let config = read(
+        LEAST,
+        &[
+            ("THREEPID_MAIL__SMTP__USER", "robot"),
+            ("THREEPID_MAIL__SMTP__PASSWORD", "hush-1"),
+            ("THREEPID_SERVER_KEY__VALUE", "hush-2"),
+        ],
+    )?;
+    assert!(!format!("{config:?}").contains("hush"));
+    for broken in
+        ["mail.smtp.password = \"hush", "mail.smtp.password = [\"hush\"]", "server_key.value = { hush = 1 }"]
+    {
+        let said = complaint(&format!("{LEAST}{broken}"), &[]);
+        assert!(!said.contains("hush") && said != "(no complaint)", "{said}");
+    }
+    let said = complaint(&format!("{LEAST}mail.smtp.password = 4711"), &[]);
+    assert!(said.starts_with("mail.smtp.password: ") && !said.contains("4711"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_password_file_loses_only_the_line_break_at_its_end() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("password");
+    fs::write(&path, " spaced \n")?;
+    let settings = format!("{LEAST}mail.smtp.user = \"u\"\nmail.smtp.password_file = {path:?}\n");
+    let MailTransport::Smtp { server, .. } = read(&settings, &[])?.mail.transport else {
+        return Err("no smtp".into());
+    };
+    assert_eq!(
+        server.credentials.map(|(_, password)| password.expose().to_owned()).as_deref(),
+        Some(" spaced ")
+    );
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error() {
+    let error = load(Some(Path::new("/nonexistent/threepid.toml")), std::iter::empty());
+    assert!(matches!(error, Err(ConfigError::File { .. })), "{error:?}");
+}
+
+#[test]
+fn what_is_unwise_is_warned_about() -> Outcome {
+    let toml = r#"
+public_base_url = "http://matrix.example.org"
+listen = "0.0.0.0:8090"
+accounts = "local"
+mail.from = "a@b.example"
+mail.smtp.security = "none"
+mail.smtp.host = "mail.example.org"
+"#;
+    let warned: Vec<_> = read(toml, &[])?.warnings.into_iter().map(|warning| warning.setting).collect();
+    assert_eq!(warned, ["public_base_url", "listen", "mail.smtp.security"]);
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! The values that settings have. Each parses as it is read: one that exists is well-formed.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error as _};
+use threepid_domain::model::{EmailAddress, Medium};
+use url::Url;
+
+use super::declare::{Value, quoted};
+
+macro_rules! read_from_text {
+    ($($type:ident: $wants:literal, $shown:expr;)*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is not {}", $wants)))
+            }
+        }
+
+        impl Value for $type {
+            const WANTS: &'static str = $wants;
+            const QUOTED: bool = true;
+
+            fn toml(&self) -> Option<String> {
+                let show: fn(&Self) -> String = $shown;
+                quoted(&show(self))
+            }
+        }
+    )*};
+}
+
+read_from_text! {
+    BaseUrl: "an http or https address without user, query or fragment", |url| url.0.to_string();
+    Span: "a time such as \"30s\", \"10m\" or \"1h 30m\"",
+        |span| humantime_serde::re::humantime::format_duration(span.0).to_string();
+    Mailbox: "a mailbox such as \"noreply@example.org\" or \"Example <noreply@example.org>\"",
+        |mailbox| mailbox.0.clone();
+}
+
+/// Where a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BaseUrl(pub(crate) Url);
+
+impl BaseUrl {
+    fn parse(text: &str) -> Option<Self> {
+        let url = Url::parse(text).ok()?;
+        let plain = url.query().is_none() && url.fragment().is_none();
+        let anonymous = url.username().is_empty() && url.password().is_none();
+        (matches!(url.scheme(), "http" | "https") && plain && anonymous).then_some(Self(url))
+    }
+}
+
+/// A length of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl Span {
+    pub(crate) const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        humantime_serde::re::humantime::parse_duration(text).ok().map(Self)
+    }
+}
+
+/// A mailbox, with or without a name. The text is kept as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mailbox(pub(crate) String);
+
+impl Mailbox {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let address = match text.split_once('<') {
+            Some((_name, rest)) => rest.strip_suffix('>')?,
+            None => text,
+        };
+        let sound = !text.contains(char::is_control) && EmailAddress::parse(address).is_ok();
+        sound.then(|| Self(text.to_owned()))
+    }
+}
+
+/// A password or a key. It is never shown, not even where it cannot be read.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself. Whoever calls this keeps it out of logs and errors.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde's own message would quote what it found.
+        String::deserialize(deserializer).map(Self).map_err(|_| D::Error::custom("text in quotes is wanted"))
+    }
+}
+
+impl Value for Secret {
+    const WANTS: &'static str = "text, secret";
+    const QUOTED: bool = true;
+
+    fn toml(&self) -> Option<String> {
+        None
+    }
+}
+
+/// One rule on addresses.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AddressRule {
+    pub(crate) domain: Option<String>,
+    pub(crate) medium: Option<Medium>,
+    pub(crate) pattern: Option<String>,
+}
+
+impl Value for AddressRule {
+    const WANTS: &'static str = "list of { domain = \"…\" } or { medium = \"email\", pattern = \"…\" }";
+    const QUOTED: bool = false;
+
+    fn toml(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Declares a setting that is one of a few words.
+macro_rules! choice {
+    ($( $(#[doc = $doc:literal])+ $name:ident { $( $(#[doc = $variant_doc:literal])+ $variant:ident = $word:literal, )+ } )*) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+        pub(crate) enum $name {
+            $( $(#[doc = $variant_doc])+ #[serde(rename = $word)] $variant, )+
+        }
+
+        impl Value for $name {
+            const WANTS: &'static str = choice!(@words $($word),+);
+            const QUOTED: bool = true;
+
+            fn toml(&self) -> Option<String> {
+                quoted(match self { $( Self::$variant => $word, )+ })
+            }
+        }
+    )*};
+    (@words $first:literal $(, $word:literal)*) => {
+        concat!("\"", $first, "\"" $(, " or \"", $word, "\"")*)
+    };
+}
+
+choice! {
+    /// Who knows access tokens.
+    AccountsChoice {
+        /// The homeserver is asked.
+        Homeserver = "homeserver",
+        /// A table of our own.
+        Local = "local",
+    }
+    /// How mail leaves.
+    Transport {
+        /// To a mail server.
+        Smtp = "smtp",
+        /// Into a folder.
+        File = "file",
+        /// Not at all.
+        None = "none",
+    }
+    /// How the connection to the mail server is secured.
+    Security {
+        /// In clear text.
+        None = "none",
+        /// Plain at first, then TLS or nothing.
+        Starttls = "starttls",
+        /// TLS from the first byte.
+        Tls = "tls",
+    }
+    /// How log lines look.
+    LogFormat {
+        /// One JSON object a line.
+        Json = "json",
+        /// For people.
+        Text = "text",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_http_or_https_and_nothing_besides() {
+        for good in ["http://localhost:8090", "https://matrix.example.org/prefix/"] {
+            assert!(BaseUrl::parse(good).is_some(), "{good}");
+        }
+        for bad in
+            ["", "matrix.example.org", "ftp://a.b", "https://a.b/?x", "https://a.b/#x", "https://u:p@a.b"]
+        {
+            assert!(BaseUrl::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mailbox_has_one_sound_address_and_perhaps_a_name() {
+        for good in ["a@b.example", "Example <a@b.example>", "\"Dr. Who\" <a@b.example>"] {
+            assert!(Mailbox::parse(good).is_some(), "{good}");
+        }
+        for bad in
+            ["", "Example", "a@", "Example <a@b.example", "a@b.example, c@d.example", "A\nB <a@b.example>"]
+        {
+            assert!(Mailbox::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_in_its_debug() {
+        assert_eq!(format!("{:?}", Secret::new("hush")), "Secret(…)");
+    }
+}
