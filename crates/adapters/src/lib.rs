@@ -7,3 +7,5 @@
 pub mod limits;
 #[cfg(feature = "secrets")]
 pub mod secrets;
+#[cfg(feature = "templates")]
+pub mod templates;

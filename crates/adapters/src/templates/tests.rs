@@ -1,0 +1,200 @@
+#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+use std::fs;
+use std::path::Path;
+
+use threepid_domain::model::EmailAddress;
+
+use super::*;
+
+fn settings(folder: Option<&Path>) -> TemplateSettings {
+    TemplateSettings { app_name: "matrix.example.org".to_owned(), folder: folder.map(Path::to_owned) }
+}
+
+fn built_in() -> MinijinjaTemplates {
+    MinijinjaTemplates::new(&settings(None)).unwrap()
+}
+
+fn mail(link: &str) -> ValidationMail {
+    ValidationMail {
+        to: EmailAddress::parse("alice@example.org").unwrap(),
+        link: link.to_owned(),
+        valid_for: Duration::from_secs(3600),
+    }
+}
+
+fn confirm() -> Page {
+    Page::Confirm {
+        action: "https://id.example.org/_threepid/confirm".to_owned(),
+        sid: "s1".to_owned(),
+        token: "t1".to_owned(),
+    }
+}
+
+fn pages() -> [Page; 4] {
+    [confirm(), Page::Confirmed, Page::Failed, Page::TryAgain]
+}
+
+/// A folder with one template of the operator's.
+fn folder_with(name: &str, source: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, source).unwrap();
+    folder
+}
+
+#[test]
+fn the_mail_says_what_why_how_long_and_what_if_not() {
+    let link = "https://id.example.org/_threepid/confirm?sid=s1&token=t1";
+    let text = built_in().validation_mail(mail(link)).unwrap();
+    assert_eq!(text.subject, "Confirm your email address for matrix.example.org");
+    assert!(text.text.lines().any(|line| line == link), "the link has a line of its own");
+    for said in ["alice@example.org", "matrix.example.org", "1 hour", "ignore this mail: nothing was changed"]
+    {
+        assert!(text.text.contains(said) && text.html.contains(said), "{said}");
+    }
+    assert!(
+        !text.html.contains("http-equiv") && !text.html.contains("<img") && !text.html.contains("<script")
+    );
+}
+
+#[test]
+fn the_link_in_html_is_escaped_and_the_one_in_text_is_not() {
+    let text = built_in().validation_mail(mail("https://a.example/?a=\"><b>&c")).unwrap();
+    assert!(text.text.contains("https://a.example/?a=\"><b>&c\n"));
+    assert!(!text.html.contains("\"><b>"));
+    assert!(text.html.contains("&quot;&gt;&lt;b&gt;&amp;c"));
+}
+
+#[test]
+fn every_value_in_a_page_is_escaped() {
+    let evil = "\"><script>alert(1)</script>".to_owned();
+    let app_name = "<b>&\"'".to_owned();
+    let templates = MinijinjaTemplates::new(&TemplateSettings { app_name, folder: None }).unwrap();
+    let page = Page::Confirm { action: evil.clone(), sid: evil.clone(), token: evil };
+    let html = templates.page(page).unwrap();
+    assert!(!html.contains("<script") && !html.contains("<b>"));
+    assert_eq!(html.matches("&lt;script&gt;").count(), 3);
+}
+
+#[test]
+fn the_confirm_page_has_one_form_that_posts_sid_and_token_by_a_real_button() {
+    let html = built_in().page(confirm()).unwrap();
+    assert_eq!(html.matches("<form method=\"post\"").count(), 1);
+    assert!(html.contains("<input type=\"hidden\" name=\"sid\" value=\"s1\">"));
+    assert!(html.contains("<input type=\"hidden\" name=\"token\" value=\"t1\">"));
+    assert!(html.contains("<button type=\"submit\">"));
+}
+
+#[test]
+fn every_page_is_whole_and_reads_well_without_script() {
+    let templates = built_in();
+    for page in pages() {
+        let html = templates.page(page.clone()).unwrap();
+        for part in [
+            "<!doctype html>",
+            "<html lang=\"en\">",
+            "name=\"viewport\" content=\"width=device-width, initial-scale=1\"",
+            "<meta name=\"color-scheme\" content=\"light dark\">",
+            "<main>",
+            "· matrix.example.org</title>",
+            "</html>",
+        ] {
+            assert_eq!(html.matches(part).count(), 1, "{page:?}: {part}");
+        }
+        assert_eq!(html.matches("<h1>").count(), 1);
+        assert!(!html.contains("<script") && !html.contains(" style=") && !html.contains("src="));
+        assert_eq!(html.contains("<form"), matches!(page, Page::Confirm { .. }));
+    }
+    assert!(templates.page(Page::Confirmed).unwrap().contains("role=\"status\""));
+    assert!(templates.page(Page::Failed).unwrap().contains("role=\"alert\""));
+}
+
+#[test]
+fn the_policy_hash_is_that_of_the_style_in_every_page() {
+    let templates = built_in();
+    for page in pages() {
+        let html = templates.page(page).unwrap();
+        let (_, rest) = html.split_once("<style>").unwrap();
+        let (style, _) = rest.split_once("</style>").unwrap();
+        assert_eq!(style, PAGE_STYLE);
+    }
+    let hash = page_style_csp_hash();
+    assert!(hash.starts_with("'sha256-") && hash.ends_with("='") && hash.len() == 53, "{hash}");
+}
+
+#[test]
+fn a_file_takes_the_place_of_one_template_and_leaves_the_others() {
+    let folder =
+        folder_with("validation/subject.txt.j2", "{{ app_name }}: prüfe {{ to }} in {{ valid_for }}\n");
+    let templates = MinijinjaTemplates::new(&settings(Some(folder.path()))).unwrap();
+    let text = templates.validation_mail(mail("https://a.example/")).unwrap();
+    assert_eq!(text.subject, "matrix.example.org: prüfe alice@example.org in 1 hour");
+    assert_eq!(text.html, built_in().validation_mail(mail("https://a.example/")).unwrap().html);
+
+    let folder = folder_with("page.html.j2", "<title>{{ app_name }}</title>{% block main %}{% endblock %}");
+    let templates = MinijinjaTemplates::new(&settings(Some(folder.path()))).unwrap();
+    let html = templates.page(confirm()).unwrap();
+    assert!(html.starts_with("<title>matrix.example.org</title>") && html.contains("<form"));
+}
+
+#[test]
+fn a_broken_template_is_named_with_file_and_line_at_the_start() {
+    for (name, source, line) in [
+        ("validation/body.txt.j2", "Hello\n\n{% if %}", 3),
+        ("validation/body.html.j2", "<p>\n{{ lnik }}</p>", 2),
+        (
+            "confirm.html.j2",
+            "{% extends 'page.html.j2' %}\n{% block main %}\n\n{{ nothing }}{% endblock %}",
+            4,
+        ),
+        ("failed.html.j2", "{% extends 'gone.html.j2' %}", 1),
+        ("try_again.html.j2", "{{ app_name|shout }}", 1),
+        ("validation/subject.txt.j2", "one\ntwo", 1),
+        ("validation/subject.txt.j2", " \n", 1),
+    ] {
+        let folder = folder_with(name, source);
+        let said = MinijinjaTemplates::new(&settings(Some(folder.path()))).unwrap_err().to_string();
+        let file = folder.path().join(name);
+        assert!(said.starts_with(&format!("{}, line {line}: ", file.display())), "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_takes_no_template_s_place_is_refused() {
+    let folder = folder_with("validation/subjekt.txt.j2", "x");
+    let said = MinijinjaTemplates::new(&settings(Some(folder.path()))).unwrap_err().to_string();
+    assert!(said.contains("subjekt.txt.j2 takes no template's place"), "{said}");
+    let folder = folder_with("README.md", "notes are no templates");
+    assert!(MinijinjaTemplates::new(&settings(Some(folder.path()))).is_ok());
+    let said = MinijinjaTemplates::new(&settings(Some(&folder.path().join("no")))).unwrap_err().to_string();
+    assert!(said.contains("cannot be read"), "{said}");
+}
+
+#[test]
+fn a_name_of_two_lines_is_refused() {
+    for bad in ["", " ", "a\nBcc: b@example.org", "a\0"] {
+        let settings = TemplateSettings { app_name: bad.to_owned(), folder: None };
+        assert!(matches!(MinijinjaTemplates::new(&settings), Err(InvalidTemplates::AppName)), "{bad:?}");
+    }
+}
+
+#[test]
+fn spans_are_said_in_words_that_promise_no_more_than_holds() {
+    for (seconds, words) in [
+        (1, "1 second"),
+        (45, "45 seconds"),
+        (60, "1 minute"),
+        (119, "1 minute"),
+        (1800, "30 minutes"),
+        (3600, "1 hour"),
+        (5400, "90 minutes"),
+        (7200, "2 hours"),
+        (30_000, "8 hours"),
+        (86_400, "24 hours"),
+        (172_800, "2 days"),
+    ] {
+        assert_eq!(in_words(Duration::from_secs(seconds)), words);
+    }
+}
