@@ -1,0 +1,246 @@
+//! The wiring by hand: ports go in, an [`App`] comes out. Nothing here knows an adapter.
+
+use std::sync::Arc;
+
+use axum::Router;
+use threepid_domain::ports::{AccessTokens, Clock, Mailer, Outbox, RateLimiter, Secrets, Store, Templates};
+use threepid_domain::use_cases::{ConfirmLinks, Contacts, Policy, Relay, RetryPolicy};
+use url::Url;
+
+use crate::http::{self, Api, HttpSettings};
+use crate::worker::{Worker, WorkerSettings};
+
+/// Gathers the ports and settings of an [`App`].
+///
+/// Every port has to be given but the mailer; whatever is missing, [`Builder::build`] names.
+pub struct Builder {
+    public_base_url: Url,
+    store: Option<Arc<dyn Store>>,
+    outbox: Option<Arc<dyn Outbox>>,
+    mailer: Option<Arc<dyn Mailer>>,
+    access_tokens: Option<Arc<dyn AccessTokens>>,
+    rate_limiter: Option<Arc<dyn RateLimiter>>,
+    templates: Option<Arc<dyn Templates>>,
+    clock: Option<Arc<dyn Clock>>,
+    secrets: Option<Arc<dyn Secrets>>,
+    policy: Policy,
+    retry: RetryPolicy,
+    http: HttpSettings,
+    worker: WorkerSettings,
+}
+
+/// Why no [`App`] was built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// These ports were not given.
+    #[error("missing: {}", .0.join(", "))]
+    Missing(Vec<&'static str>),
+    /// Links in mails could not lead there.
+    #[error("the public base URL must be http or https with a host, without user info, query and fragment")]
+    PublicBaseUrl,
+}
+
+impl Builder {
+    /// Begins. `public_base_url` is where clients and browsers reach this server, e.g. `https://matrix.example.org`;
+    /// the links in mails begin with it. A path prefix is kept in links, and the proxy in front strips it.
+    pub fn new(public_base_url: Url) -> Self {
+        Self {
+            public_base_url,
+            store: None,
+            outbox: None,
+            mailer: None,
+            access_tokens: None,
+            rate_limiter: None,
+            templates: None,
+            clock: None,
+            secrets: None,
+            policy: Policy::default(),
+            retry: RetryPolicy::default(),
+            http: HttpSettings::default(),
+            worker: WorkerSettings::default(),
+        }
+    }
+
+    /// Where sessions and threepids are kept.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// The queue of owed messages; needed where there is a mailer.
+    #[must_use]
+    pub fn outbox(mut self, outbox: Arc<dyn Outbox>) -> Self {
+        self.outbox = Some(outbox);
+        self
+    }
+
+    /// What sends mail. Without it, requests for an email token are refused with `M_THREEPID_MEDIUM_NOT_SUPPORTED`.
+    #[must_use]
+    pub fn mailer(mut self, mailer: Arc<dyn Mailer>) -> Self {
+        self.mailer = Some(mailer);
+        self
+    }
+
+    /// What knows whose an access token is.
+    #[must_use]
+    pub fn access_tokens(mut self, access_tokens: Arc<dyn AccessTokens>) -> Self {
+        self.access_tokens = Some(access_tokens);
+        self
+    }
+
+    /// What counts requests for tokens.
+    #[must_use]
+    pub fn rate_limiter(mut self, rate_limiter: Arc<dyn RateLimiter>) -> Self {
+        self.rate_limiter = Some(rate_limiter);
+        self
+    }
+
+    /// The texts of mails and pages.
+    #[must_use]
+    pub fn templates(mut self, templates: Arc<dyn Templates>) -> Self {
+        self.templates = Some(templates);
+        self
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Randomness, and the server's key.
+    #[must_use]
+    pub fn secrets(mut self, secrets: Arc<dyn Secrets>) -> Self {
+        self.secrets = Some(secrets);
+        self
+    }
+
+    /// What the operator decides about contacts. `sends_mail` is set by whether there is a mailer.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// When a mail that was not taken is tried again.
+    #[must_use]
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// How requests are taken.
+    #[must_use]
+    pub fn http(mut self, http: HttpSettings) -> Self {
+        self.http = http;
+        self
+    }
+
+    /// How the relay works.
+    #[must_use]
+    pub fn worker(mut self, worker: WorkerSettings) -> Self {
+        self.worker = worker;
+        self
+    }
+
+    /// Puts it together. Nothing is opened, asked or started yet.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(self) -> Result<App, BuildError> {
+        if !is_public_base(&self.public_base_url) {
+            return Err(BuildError::PublicBaseUrl);
+        }
+        let mut missing = Vec::new();
+        if self.mailer.is_some() && self.outbox.is_none() {
+            missing.push("outbox");
+        }
+        for (is_missing, port) in [
+            (self.store.is_none(), "store"),
+            (self.access_tokens.is_none(), "access_tokens"),
+            (self.rate_limiter.is_none(), "rate_limiter"),
+            (self.templates.is_none(), "templates"),
+            (self.clock.is_none(), "clock"),
+            (self.secrets.is_none(), "secrets"),
+        ] {
+            if is_missing {
+                missing.push(port);
+            }
+        }
+        let (
+            Some(store),
+            Some(access_tokens),
+            Some(rate_limiter),
+            Some(templates),
+            Some(clock),
+            Some(secrets),
+        ) = (self.store, self.access_tokens, self.rate_limiter, self.templates, self.clock, self.secrets)
+        else {
+            return Err(BuildError::Missing(missing));
+        };
+        if !missing.is_empty() {
+            return Err(BuildError::Missing(missing));
+        }
+        let links = ConfirmLinks::new(&self.public_base_url);
+        let worker = self.mailer.as_ref().zip(self.outbox).map(|(mailer, outbox)| {
+            let relay = Relay::new(
+                outbox,
+                Arc::clone(mailer),
+                Arc::clone(&templates),
+                Arc::clone(&clock),
+                Arc::clone(&secrets),
+                links.clone(),
+                self.policy.lifetimes.token,
+                self.retry,
+            );
+            Worker::new(relay, self.worker)
+        });
+        let policy = Policy { sends_mail: self.mailer.is_some(), ..self.policy };
+        let request_ids = secrets.new_message_id().as_str().to_owned();
+        let contacts = Contacts::new(Arc::clone(&store), clock, secrets, rate_limiter, policy);
+        let api = Api::new(contacts, store, access_tokens, templates, links, self.http, &request_ids);
+        Ok(App { api, worker })
+    }
+}
+
+/// Whether links can be built on `url`.
+fn is_public_base(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
+/// The server, ready to be mounted or run.
+#[derive(Clone)]
+pub struct App {
+    pub(crate) api: Api,
+    worker: Option<Worker>,
+}
+
+impl App {
+    /// The routes alone, for a server that has its own fallback, CORS headers, panic catcher and logs.
+    ///
+    /// It serves `/_matrix/client/{r0,v3}/account/3pid…`, `/_threepid/…` and `/health/…`. A client's address is read
+    /// from [`axum::extract::ConnectInfo`] of a [`std::net::SocketAddr`], so give it to the router's make-service.
+    pub fn router(&self) -> Router {
+        http::router(&self.api)
+    }
+
+    /// The whole HTTP surface: the routes, and around them the specification's JSON for 404, CORS headers on every
+    /// answer, a catcher of panics, request ids and one line of log per request.
+    pub fn standalone(&self) -> Router {
+        http::standalone(&self.api, None)
+    }
+
+    /// The relay, to be run beside the router; `None` where there is no mailer. [`App::serve`] runs it by itself.
+    ///
+    /// Each call gives another relay on the same outbox; one is enough.
+    pub fn worker(&self) -> Option<Worker> {
+        self.worker.clone()
+    }
+}

@@ -1,0 +1,126 @@
+//! The doors: one file per endpoint, with its request, its handler and its tests.
+//!
+//! A handler extracts, parses, calls one command, presents. What goes wrong becomes an [`error::ApiError`], and that
+//! file alone knows statuses and error codes.
+
+mod add;
+mod caller;
+mod client_ip;
+mod confirm;
+mod error;
+mod health;
+mod json;
+mod layers;
+mod list;
+mod page;
+mod request_email_token;
+mod settings;
+mod submit_token;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use threepid_domain::ports::{AccessTokens, Store, Templates};
+use threepid_domain::use_cases::{ConfirmLinks, Contacts};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+pub(crate) use error::chain;
+pub use settings::{ForwardingHeader, HttpSettings};
+
+use layers::RequestIds;
+
+/// What handlers stand on.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Parts>);
+
+/// The parts of an [`Api`].
+pub(crate) struct Parts {
+    contacts: Contacts,
+    store: Arc<dyn Store>,
+    access_tokens: Arc<dyn AccessTokens>,
+    templates: Arc<dyn Templates>,
+    links: ConfirmLinks,
+    pub(crate) settings: HttpSettings,
+    request_ids: RequestIds,
+    /// Commands that have begun, whether or not their clients still wait.
+    pub(crate) commands: TaskTracker,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Api {
+    pub(crate) fn new(
+        contacts: Contacts,
+        store: Arc<dyn Store>,
+        access_tokens: Arc<dyn AccessTokens>,
+        templates: Arc<dyn Templates>,
+        links: ConfirmLinks,
+        settings: HttpSettings,
+        request_ids: &str,
+    ) -> Self {
+        let (request_ids, commands) = (RequestIds::new(request_ids), TaskTracker::new());
+        Self(Arc::new(Parts {
+            contacts,
+            store,
+            access_tokens,
+            templates,
+            links,
+            settings,
+            request_ids,
+            commands,
+        }))
+    }
+
+    /// Runs a command to its end, even if the client goes away and the handler is dropped.
+    async fn finish<F>(&self, command: impl FnOnce(Contacts) -> F) -> F::Output
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let command = command(self.contacts.clone()).in_current_span();
+        match self.commands.spawn(command).await {
+            Ok(answer) => answer,
+            Err(error) => match error.try_into_panic() {
+                // The panic goes on here, where the request's catcher sees it.
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only a runtime that is being torn down cancels it, and this task with it.
+                Err(_cancelled) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+/// The routes, without a fallback.
+pub(crate) fn router(api: &Api) -> Router {
+    let mut router = Router::new()
+        .route("/_threepid/confirm", get(confirm::show).post(confirm::submit))
+        .route("/_threepid/submit_token", post(submit_token::handle))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready));
+    for version in ["r0", "v3"] {
+        let path = |rest: &str| format!("/_matrix/client/{version}/account/3pid{rest}");
+        router = router
+            .route(&path(""), get(list::handle).post(add::handle))
+            .route(&path("/email/requestToken"), post(request_email_token::handle));
+    }
+    router
+        .method_not_allowed_fallback(layers::method_not_allowed)
+        .layer(DefaultBodyLimit::max(api.settings.max_body_bytes))
+        .with_state(api.clone())
+}
+
+/// The routes and everything around them; `extra` is mounted beside them.
+pub(crate) fn standalone(api: &Api, extra: Option<Router>) -> Router {
+    let router = router(api).merge(extra.unwrap_or_default()).fallback(layers::not_found);
+    layers::around(router, api)
+}
