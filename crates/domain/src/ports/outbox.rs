@@ -11,10 +11,11 @@ use crate::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
 ///
 /// An adapter:
 /// - MUST claim only messages that are due at `now`, unsettled, and under no lease that is still good at `now`;
-///   oldest due first, at most `limit`;
+///   oldest due first, at most `limit`. A lease is good before its end and no longer at it;
 /// - MUST NOT give one message to two claims whose leases overlap, whatever the number of processes;
 /// - MUST count each claim as an attempt, and keep count and lease over restarts;
-/// - MUST ignore a settlement whose lease is no longer the message's, and then answer `false`;
+/// - MUST ignore a settlement whose lease is no longer the message's, and then answer `false`. A lease that has ended
+///   stays the message's until another claim takes it; a settlement gives it back;
 /// - MUST keep dead messages for the operator; sent and expired ones MUST NOT be claimed again.
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]

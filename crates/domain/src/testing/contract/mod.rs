@@ -1,0 +1,275 @@
+//! What an adapter owes, as cases that anyone can run.
+//!
+//! A case is a plain public async function that panics where a MUST of the port's rustdoc is broken. A macro runs every
+//! case of a kit, each as one test on a backend of its own:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use threepid_domain::testing::MemoryStore;
+//! use threepid_domain::testing::contract::Backend;
+//!
+//! async fn fresh() -> Backend {
+//!     let store = Arc::new(MemoryStore::new());
+//!     Backend::new(store.clone(), store)
+//! }
+//!
+//! mod store { threepid_domain::store_contract!(super::fresh()); }
+//! mod outbox { threepid_domain::outbox_contract!(super::fresh()); }
+//! # fn main() {}
+//! ```
+//!
+//! The invoking crate needs tokio with `macros`, `rt-multi-thread` and `time`. Each test ends within 60 s, or fails.
+
+#![expect(
+    clippy::expect_used,
+    reason = "a contract case is a test: a broken promise or a dead backend has to fail it"
+)]
+
+pub mod mailer;
+pub mod outbox;
+pub mod store;
+
+use std::any::Any;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+pub use mailer::{Arrived, Hop, HopMood, Inbox, MailBackend};
+
+use super::lock;
+use crate::ports::{Outbox, Store};
+
+/// A future on the heap.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Starts a task on the runtime of the test, in parallel to others; what it returns ends with the task.
+pub type Spawner = fn(BoxFuture<()>) -> BoxFuture<()>;
+
+/// A fresh, empty storage.
+pub struct Backend {
+    /// Its store.
+    pub store: Arc<dyn Store>,
+    /// Its outbox, over the same storage.
+    pub outbox: Arc<dyn Outbox>,
+    /// What has to live as long as the storage: a temporary folder, a server's handle.
+    pub keep: Box<dyn Any + Send + Sync>,
+    /// Opens the same storage once more.
+    reopen: Box<dyn Fn() -> BoxFuture<Handles> + Send + Sync>,
+}
+
+/// One more pair of handles on a backend's storage, as another process would hold them.
+pub struct Handles {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The outbox, over the same storage.
+    pub outbox: Arc<dyn Outbox>,
+}
+
+impl Backend {
+    /// A storage that lives and dies with these two.
+    pub fn new(store: Arc<dyn Store>, outbox: Arc<dyn Outbox>) -> Self {
+        let (again, and_again) = (store.clone(), outbox.clone());
+        let reopen = move || -> BoxFuture<Handles> {
+            let handles = Handles { store: again.clone(), outbox: and_again.clone() };
+            Box::pin(async { handles })
+        };
+        Self { store, outbox, keep: Box::new(()), reopen: Box::new(reopen) }
+    }
+
+    /// Keeps `thing` until the test is over.
+    #[must_use]
+    pub fn keeping(mut self, thing: impl Any + Send + Sync) -> Self {
+        self.keep = Box::new(thing);
+        self
+    }
+
+    /// Says how the same storage is opened once more, as by another process or after a restart. A storage that
+    /// outlives its process MUST say so; without it the first handles are used again.
+    #[must_use]
+    pub fn reopened_by<F>(mut self, open: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Handles> + Send + 'static,
+    {
+        self.reopen = Box::new(move || Box::pin(open()));
+        self
+    }
+
+    /// The same storage, opened once more.
+    pub async fn reopened(&self) -> Handles {
+        (self.reopen)().await
+    }
+}
+
+/// Runs `tasks` in parallel; what each answered, in their order.
+pub async fn race<F>(spawn: Spawner, tasks: Vec<F>) -> Vec<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    let start = |task: F| {
+        let answer = Arc::new(Mutex::new(None));
+        let slot = answer.clone();
+        let task = async move {
+            let value = task.await;
+            *lock(&slot) = Some(value);
+        };
+        (spawn(Box::pin(task)), answer)
+    };
+    let started: Vec<_> = tasks.into_iter().map(start).collect();
+    let mut answers = Vec::new();
+    for (end, answer) in started {
+        end.await;
+        answers.push(lock(&answer).take().expect("the task has ended"));
+    }
+    answers
+}
+
+/// Runs every case of the store's contract; give it an async expression that makes a fresh
+/// [`Backend`](crate::testing::contract::Backend). See [`contract`](crate::testing::contract).
+#[macro_export]
+macro_rules! store_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { store, $backend,
+            [
+                absence_is_none_and_not_an_error
+                any_text_is_a_sid_that_names_no_session
+                every_field_of_a_session_survives_in_every_state
+                a_session_is_found_by_its_key_while_it_is_current
+                each_write_adds_one_to_the_revision
+                a_new_session_under_an_existing_sid_is_stale
+                a_session_of_another_revision_is_stale
+                a_second_current_session_under_one_key_is_refused
+                a_unit_may_replace_the_current_session_under_a_key
+                sids_and_users_are_told_apart_by_case
+                an_address_belongs_to_whoever_added_it_first
+                addresses_that_look_alike_are_different
+                a_new_proof_moves_validated_at_and_keeps_added_at
+                threepids_are_listed_oldest_first_then_by_address
+                every_field_of_a_threepid_survives
+                a_unit_is_applied_in_its_order
+                a_unit_whose_third_change_conflicts_changes_nothing
+                an_empty_unit_is_committed
+                a_message_is_claimable_once_its_unit_is_committed
+                what_was_committed_is_there_after_a_restart
+                a_commit_that_is_abandoned_is_whole_or_nothing
+                the_check_says_that_it_answers
+            ],
+            [
+                two_accounts_that_add_one_address_at_once_have_one_winner
+                one_key_used_twice_at_once_opens_one_session
+                one_sid_used_twice_at_once_opens_one_session
+                one_revision_is_replaced_once
+                units_that_do_not_meet_are_all_committed
+                whoever_reads_after_a_commit_sees_it
+            ]
+        }
+    };
+}
+
+/// Runs every case of the outbox's contract; give it an async expression that makes a fresh
+/// [`Backend`](crate::testing::contract::Backend). See [`contract`](crate::testing::contract).
+#[macro_export]
+macro_rules! outbox_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { outbox, $backend,
+            [
+                an_empty_outbox_has_nothing_to_claim
+                a_message_is_claimed_whole
+                a_message_is_not_claimed_before_it_is_due
+                the_oldest_due_are_claimed_first_up_to_the_limit
+                a_limit_of_nothing_claims_nothing
+                a_claimed_message_is_not_claimed_again_before_its_lease_ends
+                each_claim_counts_as_an_attempt
+                settled_messages_are_never_claimed_again
+                a_message_to_be_tried_again_waits_for_its_time
+                a_lost_lease_settles_nothing
+                a_late_settlement_counts_while_nobody_else_has_claimed
+                a_message_is_settled_once_per_claim
+                settling_what_is_not_there_answers_false
+                one_settlement_touches_one_message
+                leases_and_counts_outlive_a_restart
+                woken_returns_for_a_message_owed_just_before
+            ],
+            [
+                claims_at_once_share_no_message
+                a_lease_has_one_heir
+                woken_returns_for_a_message_owed_while_waiting
+            ]
+        }
+    };
+}
+
+/// Runs every case of the mailer's contract that needs nothing but mails that arrive; give it an async expression
+/// that makes a fresh [`MailBackend`](crate::testing::contract::MailBackend). A mailer whose next hop can fail runs
+/// [`mail_hop_contract!`](crate::mail_hop_contract), too.
+#[macro_export]
+macro_rules! mailer_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { mailer, $backend,
+            [
+                a_mail_arrives_with_what_it_says
+                the_message_id_is_the_same_at_every_try
+                different_mails_have_different_message_ids
+                the_domain_is_written_in_ascii
+                the_mail_says_that_it_is_automatic
+                long_and_foreign_texts_arrive_whole
+                a_subject_cannot_add_a_header
+            ],
+            [mails_sent_at_once_all_arrive]
+        }
+    };
+}
+
+/// Runs every case of the mailer's contract that needs a next hop which can fail: a [`MailBackend`] with a hop.
+///
+/// [`MailBackend`]: crate::testing::contract::MailBackend
+#[macro_export]
+macro_rules! mail_hop_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { mailer, $backend,
+            [
+                a_deferred_mail_may_be_taken_later
+                a_refused_mail_is_not_tried_again
+                a_hop_that_says_nothing_is_given_up
+                a_hop_that_is_gone_may_come_back
+                a_mailer_that_failed_sends_again
+            ],
+            []
+        }
+    };
+}
+
+/// One test a case. The first list's cases get the backend, the second list's also what starts tasks in parallel.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! contract_cases {
+    ($kit:ident, $backend:expr, [$($case:ident)*], [$($race:ident)*]) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                let run = async {
+                    let backend = $backend.await;
+                    $crate::testing::contract::$kit::$case(&backend).await;
+                };
+                assert!(tokio::time::timeout(std::time::Duration::from_secs(60), run).await.is_ok(), "timed out");
+            }
+        )*
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $race() {
+                fn spawn(
+                    task: $crate::testing::contract::BoxFuture<()>,
+                ) -> $crate::testing::contract::BoxFuture<()> {
+                    let task = tokio::spawn(task);
+                    Box::pin(async move { assert!(task.await.is_ok(), "a task of the case panicked") })
+                }
+                let run = async {
+                    let backend = $backend.await;
+                    $crate::testing::contract::$kit::$race(&backend, spawn).await;
+                };
+                assert!(tokio::time::timeout(std::time::Duration::from_secs(60), run).await.is_ok(), "timed out");
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod tests;

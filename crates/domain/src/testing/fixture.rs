@@ -1,0 +1,167 @@
+//! Everything wired on fakes, so that a test of a command is about the command.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use super::{CountedSecrets, FixedClock, MemoryStore, PlainTemplates, RecordingMailer, ScriptedLimiter};
+use crate::model::{
+    Address, ClientSecret, EmailAddress, Medium, SendAttempt, Sid, Token, UserId, ValidationSession,
+};
+use crate::ports::Secrets;
+use crate::use_cases::{
+    Add, AddError, ConfirmLinks, Confirmed, Contacts, Delivered, Door, Policy, Relay, RequestEmailToken,
+    RequestTokenError, RetryPolicy, SubmitToken, SubmitTokenError,
+};
+
+/// The commands and the relay on fakes, and handles to the fakes.
+#[derive(Clone)]
+pub struct Fixture {
+    /// Store and outbox.
+    pub store: Arc<MemoryStore>,
+    /// The clock; it starts at [`FixedClock::START`].
+    pub clock: Arc<FixedClock>,
+    /// Ids and derivations.
+    pub secrets: Arc<CountedSecrets>,
+    /// The mail server.
+    pub mailer: Arc<RecordingMailer>,
+    /// The limiter; it allows everything until told otherwise.
+    pub limiter: Arc<ScriptedLimiter>,
+    /// The commands.
+    pub contacts: Contacts,
+    /// The relay; links lead to `https://contacts.example/_threepid/confirm`.
+    pub relay: Relay,
+}
+
+impl Default for Fixture {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a fixture that is given nonsense fails the test that gave it")]
+impl Fixture {
+    /// A server that sends mail, under the default policy.
+    pub fn new() -> Self {
+        Self::with_policy(Policy { sends_mail: true, ..Policy::default() })
+    }
+
+    /// A server under `policy`.
+    pub fn with_policy(policy: Policy) -> Self {
+        let store = Arc::new(MemoryStore::new());
+        let clock = Arc::new(FixedClock::default());
+        let secrets = Arc::new(CountedSecrets::default());
+        let mailer = Arc::new(RecordingMailer::default());
+        let limiter = Arc::new(ScriptedLimiter::default());
+        let token_lifetime = policy.lifetimes.token;
+        let contacts = Contacts::new(store.clone(), clock.clone(), secrets.clone(), limiter.clone(), policy);
+        let relay = Relay::new(
+            store.clone(),
+            mailer.clone(),
+            Arc::new(PlainTemplates),
+            clock.clone(),
+            secrets.clone(),
+            ConfirmLinks::new(&Url::parse("https://contacts.example/").expect("a URL")),
+            token_lifetime,
+            RetryPolicy::default(),
+        );
+        Self { store, clock, secrets, mailer, limiter, contacts, relay }
+    }
+
+    /// A user ID.
+    pub fn user(text: &str) -> UserId {
+        UserId::parse(text).expect("a user ID")
+    }
+
+    /// An email address.
+    pub fn email(text: &str) -> EmailAddress {
+        EmailAddress::parse(text).expect("an email address")
+    }
+
+    /// An email address, as the model's address.
+    pub fn address(text: &str) -> Address {
+        Address::parse(Medium::Email, text).expect("an email address")
+    }
+
+    /// A client secret.
+    pub fn secret(text: &str) -> ClientSecret {
+        ClientSecret::parse(text).expect("a client secret")
+    }
+
+    /// A `send_attempt`.
+    pub fn attempt(count: i128) -> SendAttempt {
+        SendAttempt::new(count).expect("a send_attempt")
+    }
+
+    /// The request that [`Fixture::request`] makes.
+    pub fn request_for(email: &str, client_secret: &str, attempt: i128) -> RequestEmailToken {
+        RequestEmailToken {
+            client_secret: Self::secret(client_secret),
+            email: Self::email(email),
+            send_attempt: Self::attempt(attempt),
+            next_link: None,
+            client_ip: None,
+        }
+    }
+
+    /// Requests a token.
+    ///
+    /// # Errors
+    /// [`RequestTokenError`], as the command.
+    pub async fn request(
+        &self,
+        email: &str,
+        client_secret: &str,
+        attempt: i128,
+    ) -> Result<Sid, RequestTokenError> {
+        self.contacts.request_email_token(Self::request_for(email, client_secret, attempt)).await
+    }
+
+    /// Claims and delivers whatever is due, once each.
+    pub async fn deliver(&self) -> Vec<Delivered> {
+        let mut delivered = Vec::new();
+        for claimed in self.relay.claim(usize::MAX).await.expect("the outbox answers") {
+            delivered.push(self.relay.deliver(claimed).await.expect("the outbox answers"));
+        }
+        delivered
+    }
+
+    /// The session and the token in the link of the last mail that was taken.
+    pub fn last_link(&self) -> Option<(Sid, Token)> {
+        let link = Url::parse(self.mailer.taken().last()?.text.trim()).ok()?;
+        let query = |name: &str| link.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value);
+        Some((Sid::new(query("sid")?), Token::new(query("token")?)))
+    }
+
+    /// The token that was last issued for a session, whether or not its mail has gone out.
+    pub fn newest_token(&self, sid: &Sid) -> Token {
+        let sessions = self.store.sessions();
+        let session = sessions.iter().find(|session| session.sid() == sid);
+        let issued = session.and_then(ValidationSession::newest_token).expect("a session of this store");
+        self.secrets.token(sid, issued.generation)
+    }
+
+    /// Brings a token back through the link.
+    ///
+    /// # Errors
+    /// [`SubmitTokenError`], as the command.
+    pub async fn submit(&self, sid: &Sid, token: Token) -> Result<Confirmed, SubmitTokenError> {
+        self.contacts.submit_token(SubmitToken { sid: sid.clone(), token, door: Door::Link }).await
+    }
+
+    /// A session whose address is proven.
+    pub async fn proven(&self, email: &str, client_secret: &str) -> Sid {
+        let sid = self.request(email, client_secret, 1).await.expect("the request is answered");
+        self.submit(&sid, self.newest_token(&sid)).await.expect("the token is right");
+        sid
+    }
+
+    /// Adds a session's address to an account.
+    ///
+    /// # Errors
+    /// [`AddError`], as the command.
+    pub async fn add(&self, user: &str, sid: &Sid, client_secret: &str) -> Result<(), AddError> {
+        let client_secret = Self::secret(client_secret);
+        self.contacts.add(Add { user_id: Self::user(user), sid: sid.clone(), client_secret }).await
+    }
+}

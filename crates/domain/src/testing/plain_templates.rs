@@ -1,0 +1,38 @@
+//! Texts as short as they can be.
+
+use crate::ports::{MailText, Page, Templates, Unavailable, ValidationMail};
+
+/// A mail that is its link, and pages of one line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainTemplates;
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+impl Templates for PlainTemplates {
+    fn validation_mail(&self, mail: ValidationMail) -> Result<MailText, Unavailable> {
+        let ValidationMail { link, .. } = mail;
+        Ok(MailText {
+            subject: "Confirm your email address".to_owned(),
+            html: format!("<p><a href=\"{0}\">{0}</a></p>", escape(&link)),
+            text: format!("{link}\n"),
+        })
+    }
+
+    fn page(&self, page: Page) -> Result<String, Unavailable> {
+        let body = match page {
+            Page::Confirm { action, sid, token } => format!(
+                "<form method=\"post\" action=\"{}\"><input type=\"hidden\" name=\"sid\" value=\"{}\">\
+                 <input type=\"hidden\" name=\"token\" value=\"{}\"><button>Confirm</button></form>",
+                escape(&action),
+                escape(&sid),
+                escape(&token)
+            ),
+            Page::Confirmed => "<p>Confirmed</p>".to_owned(),
+            Page::Failed => "<p>Failed</p>".to_owned(),
+            Page::TryAgain => "<p>Try again</p>".to_owned(),
+        };
+        Ok(format!("<!doctype html><html lang=\"en\"><title>Email address</title>{body}</html>\n"))
+    }
+}
