@@ -5,6 +5,8 @@
 
 #[cfg(feature = "limits")]
 pub mod limits;
+#[cfg(feature = "sqlite")]
+pub mod sea_orm;
 #[cfg(feature = "secrets")]
 pub mod secrets;
 #[cfg(feature = "templates")]

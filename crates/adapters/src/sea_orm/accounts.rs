@@ -1,0 +1,166 @@
+//! Accounts of our own, for the demo, tests and embedders that have no homeserver to ask.
+//!
+//! An access token is made by the caller and kept as its keyed hash alone.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::ActiveValue::Set;
+use sea_orm::sea_query::{OnConflict, Order};
+use sea_orm::{DbErr, EntityTrait, QueryOrder};
+use threepid_domain::model::{AccessToken, Caller, DeviceId, KeyedHash, UserId};
+use threepid_domain::ports::{AccessTokens, Clock, Credentials, Freshness, Unavailable, WhoseTokenError};
+
+use super::connection::Database;
+use super::entities::{account, account_token, ms};
+use super::error::{StorageError, unavailable};
+
+const PORT: &str = "local accounts";
+
+/// Accounts and access tokens in tables of our own.
+#[derive(Clone)]
+pub struct LocalAccounts {
+    database: Database,
+    clock: Arc<dyn Clock>,
+    hash: Arc<dyn Fn(&AccessToken) -> KeyedHash + Send + Sync>,
+}
+
+impl fmt::Debug for LocalAccounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalAccounts").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+/// A token that was not issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueTokenError {
+    /// No account has this user ID.
+    #[error("there is no account {0}: add it first")]
+    NoSuchAccount(UserId),
+    /// The token is in use. Whoever makes tokens makes each but once.
+    #[error("this access token was issued before")]
+    Taken,
+    /// Storage cannot answer now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl LocalAccounts {
+    /// The accounts in a migrated database. `hash` is the keyed hash of an access token, under the server's key.
+    pub fn new(
+        database: Database,
+        clock: Arc<dyn Clock>,
+        hash: impl Fn(&AccessToken) -> KeyedHash + Send + Sync + 'static,
+    ) -> Self {
+        Self { database, clock, hash: Arc::new(hash) }
+    }
+
+    /// Adds an account. `false` when it was there already; it stays what it was.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    pub async fn add(&self, user: &UserId) -> Result<bool, Unavailable> {
+        self.insert(user, false).await
+    }
+
+    /// Adds a guest's account; guests have no contacts. `false` when the account was there already.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    pub async fn add_guest(&self, user: &UserId) -> Result<bool, Unavailable> {
+        self.insert(user, true).await
+    }
+
+    async fn insert(&self, user: &UserId, is_guest: bool) -> Result<bool, Unavailable> {
+        let row = account::ActiveModel {
+            user_id: Set(user.as_str().to_owned()),
+            is_guest: Set(is_guest),
+            created_at: Set(ms(self.clock.now())),
+        };
+        let inserted = account::Entity::insert(row)
+            .on_conflict(OnConflict::new().do_nothing().to_owned())
+            .exec_without_returning(self.database.writer())
+            .await;
+        Ok(inserted.map_err(down)? > 0)
+    }
+
+    /// Gives an account one more access token, at a device where one is named.
+    ///
+    /// # Errors
+    /// [`IssueTokenError`].
+    pub async fn issue_token(
+        &self,
+        user: &UserId,
+        token: &AccessToken,
+        device_id: Option<&DeviceId>,
+    ) -> Result<(), IssueTokenError> {
+        // Accounts are never removed, so one that is seen stays; the foreign key holds it besides.
+        let account =
+            account::Entity::find_by_id(user.as_str()).one(self.database.reader()).await.map_err(down)?;
+        if account.is_none() {
+            return Err(IssueTokenError::NoSuchAccount(user.clone()));
+        }
+        let row = account_token::ActiveModel {
+            token_hash: Set((self.hash)(token).to_hex()),
+            user_id: Set(user.as_str().to_owned()),
+            device_id: Set(device_id.map(|device| device.0.clone())),
+            created_at: Set(ms(self.clock.now())),
+        };
+        let inserted = account_token::Entity::insert(row)
+            .on_conflict(OnConflict::new().do_nothing().to_owned())
+            .exec_without_returning(self.database.writer())
+            .await
+            .map_err(down)?;
+        if inserted > 0 { Ok(()) } else { Err(IssueTokenError::Taken) }
+    }
+
+    /// Every account, by user ID.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    pub async fn list(&self) -> Result<Vec<UserId>, Unavailable> {
+        let rows = account::Entity::find()
+            .order_by(account::Column::UserId, Order::Asc)
+            .all(self.database.reader())
+            .await
+            .map_err(down)?;
+        rows.iter().map(|row| parse(&row.user_id)).collect::<Result<_, _>>().map_err(unavailable(PORT))
+    }
+
+    async fn find(&self, token: &AccessToken) -> Result<Option<Caller>, StorageError> {
+        let reader = self.database.reader();
+        let hash = (self.hash)(token).to_hex();
+        let Some(token) = account_token::Entity::find_by_id(hash).one(reader).await? else { return Ok(None) };
+        let Some(account) = account::Entity::find_by_id(token.user_id).one(reader).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Caller {
+            user_id: parse(&account.user_id)?,
+            device_id: token.device_id.map(DeviceId),
+            is_guest: account.is_guest,
+        }))
+    }
+}
+
+#[async_trait]
+impl AccessTokens for LocalAccounts {
+    // The table is asked every time, so every answer is fresh. There are no application services here, so no token
+    // speaks for another user.
+    async fn whose(
+        &self,
+        credentials: Credentials,
+        _freshness: Freshness,
+    ) -> Result<Caller, WhoseTokenError> {
+        let found = self.find(&credentials.access_token).await.map_err(unavailable(PORT))?;
+        found.ok_or(WhoseTokenError::Unknown)
+    }
+}
+
+fn parse(user_id: &str) -> Result<UserId, StorageError> {
+    UserId::parse(user_id).map_err(|_| StorageError::corrupt("account", "user_id is no Matrix user ID"))
+}
+
+fn down(error: DbErr) -> Unavailable {
+    unavailable(PORT)(error.into())
+}

@@ -1,0 +1,85 @@
+//! Owed messages and what became of them.
+
+use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::entity::prelude::*;
+use threepid_domain::model::{Claimed, LeaseId, MessageId, OutboxMessage};
+
+use super::{ms, timestamp};
+use crate::sea_orm::StorageError;
+
+const TABLE: &str = "outbox";
+
+/// `state` of a message that is owed still.
+pub(in crate::sea_orm) const QUEUED: &str = "queued";
+/// `state` of a message that the next hop took.
+pub(in crate::sea_orm) const SENT: &str = "sent";
+/// `state` of a message that cannot be delivered.
+pub(in crate::sea_orm) const DEAD: &str = "dead";
+/// `state` of a message that was not worth sending any more.
+pub(in crate::sea_orm) const EXPIRED: &str = "expired";
+
+/// A row.
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "outbox")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    pub kind: String,
+    pub payload: String,
+    pub created_at: i64,
+    pub due_at: i64,
+    pub not_after: i64,
+    pub attempts: i64,
+    pub lease_id: Option<String>,
+    pub leased_until: Option<i64>,
+    pub state: String,
+    pub settled_at: Option<i64>,
+    pub last_error: Option<String>,
+}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// The row of a message that is owed from now on.
+///
+/// # Errors
+/// [`StorageError`] when the payload cannot be written as JSON.
+pub(in crate::sea_orm) fn queued(message: &OutboxMessage) -> Result<ActiveModel, StorageError> {
+    Ok(ActiveModel {
+        id: Set(message.id.as_str().to_owned()),
+        kind: Set(message.payload.kind().to_owned()),
+        payload: Set(serde_json::to_string(&message.payload)?),
+        created_at: Set(ms(message.created_at)),
+        due_at: Set(ms(message.due_at)),
+        not_after: Set(ms(message.not_after)),
+        attempts: Set(0),
+        state: Set(QUEUED.to_owned()),
+        lease_id: NotSet,
+        leased_until: NotSet,
+        settled_at: NotSet,
+        last_error: NotSet,
+    })
+}
+
+impl Model {
+    /// The message under the lease that the row names.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when no such thing can be.
+    pub(in crate::sea_orm) fn parse(self) -> Result<Claimed, StorageError> {
+        let corrupt = |what| StorageError::corrupt(TABLE, what);
+        let message = OutboxMessage {
+            payload: serde_json::from_str(&self.payload)
+                .map_err(|_| corrupt("payload is none that this program knows"))?,
+            id: MessageId::new(self.id),
+            created_at: timestamp(self.created_at),
+            due_at: timestamp(self.due_at),
+            not_after: timestamp(self.not_after),
+        };
+        Ok(Claimed {
+            message,
+            attempt: u32::try_from(self.attempts).map_err(|_| corrupt("attempts is out of range"))?,
+            lease: LeaseId::new(self.lease_id.ok_or_else(|| corrupt("lease_id is missing"))?),
+        })
+    }
+}

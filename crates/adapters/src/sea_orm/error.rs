@@ -1,0 +1,120 @@
+//! What can go wrong, in words of our own: no error type of the driver leaves this adapter.
+
+use std::path::PathBuf;
+
+use sea_orm::{DbErr, RuntimeErr, sqlx};
+use threepid_domain::ports::Unavailable;
+
+/// The cause behind an [`Unavailable`]. Drivers put no values into their messages, and neither do we.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StorageError {
+    /// The database said no.
+    #[error("{0}")]
+    Database(String),
+    /// A row holds what this program would not have written.
+    #[error("corrupt row in table {table}: {what}")]
+    Corrupt {
+        /// Where it is.
+        table: &'static str,
+        /// What is wrong with it, without its values.
+        what: &'static str,
+    },
+    /// A value could not be written as JSON.
+    #[error("not writable as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The task that held the transaction ended before it did.
+    #[error("the transaction's task ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl StorageError {
+    pub(super) const fn corrupt(table: &'static str, what: &'static str) -> Self {
+        Self::Corrupt { table, what }
+    }
+}
+
+impl From<DbErr> for StorageError {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+/// Turns whatever went wrong into the domain's `Unavailable`.
+pub(super) fn unavailable(port: &'static str) -> impl Fn(StorageError) -> Unavailable {
+    move |error| Unavailable::new(port, error)
+}
+
+/// A database that cannot be used. Each message is one line that names what to mend, and holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL is none that this build can use.
+    #[error("the database URL cannot be used: {0}")]
+    Url(String),
+    /// The folder of the database file does not exist.
+    #[error("the folder {} does not exist: create it, or name another database file", .0.display())]
+    MissingFolder(PathBuf),
+    /// The file does not exist and may not be created (`mode=rw`).
+    #[error("the database {} does not exist: name an existing one, or allow its creation with mode=rwc", .0.display())]
+    MissingFile(PathBuf),
+    /// The file is there or could be, and cannot be opened.
+    #[error("the database {} cannot be opened: it must be a file that this user may read and write ({reason})", path.display())]
+    CannotOpen {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system or the engine said.
+        reason: String,
+    },
+    /// The file is no SQLite database, or a damaged one.
+    #[error("{} is no SQLite database or is damaged: name another file, or restore a backup ({reason})", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The database was made by another program.
+    #[error("{} belongs to another program: name a database file of threepid's own", .0.display())]
+    AnotherProgram(PathBuf),
+    /// The database was migrated by a newer threepid.
+    #[error(
+        "the database {database} has schema {version}, which this version of threepid does not know: run the version that made it, or a newer one"
+    )]
+    Newer {
+        /// Which database.
+        database: String,
+        /// The newest step that this program does not know.
+        version: String,
+    },
+    /// Nothing can be written.
+    #[error("the database {} is read-only: give this user write permission on the file and its folder, and open it without mode=ro", .0.display())]
+    ReadOnly(PathBuf),
+    /// The disk is full, or failing.
+    #[error("the database {} cannot be written: make room on its disk, or check the disk ({reason})", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the engine said.
+        reason: String,
+    },
+    /// Another process held the database for too long.
+    #[error("the database {} is locked by another process: stop it, or try again", .0.display())]
+    Locked(PathBuf),
+    /// Anything else that the database said.
+    #[error("the database {database} does not answer: {reason}")]
+    Failed {
+        /// Which database.
+        database: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// The driver's error inside of sea-orm's.
+pub(super) fn driver_error(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}

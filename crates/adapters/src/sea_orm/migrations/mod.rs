@@ -1,0 +1,26 @@
+//! The schema, one file a step, only ever forward.
+//!
+//! A step that was released is never edited. Every step runs on PostgreSQL as on SQLite: text, big integers and
+//! booleans, plain unique keys and indexes, times in milliseconds. All pending steps are one transaction.
+
+mod m0001_first_thread;
+
+use sea_orm::DynIden;
+use sea_orm::sea_query::IntoIden;
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+/// Where applied steps are recorded.
+pub(super) const SCHEMA_TABLE: &str = "schema_migration";
+
+/// The steps, oldest first.
+pub(super) struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_first_thread::Step)]
+    }
+
+    fn migration_table_name() -> DynIden {
+        SCHEMA_TABLE.into_iden()
+    }
+}

@@ -1,0 +1,31 @@
+//! Durable storage through sea-orm: sessions, threepids, the outbox, the key's fingerprint, accounts of our own.
+//!
+//! ```text
+//! Database ──connect, migrate, claim_key──▶ one writer, some readers
+//!    ├── SeaOrmStore     the ports Store and Outbox
+//!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
+//! ```
+//!
+//! A unit of work is one transaction, which is finished whether or not its caller waits. Unique keys decide who came
+//! first, never a look before the write. No table holds a secret: tokens and client secrets are there as keyed hashes
+//! alone. Everything outside [`sqlite`] is written for SQLite and PostgreSQL alike.
+
+mod accounts;
+mod connection;
+mod entities;
+mod error;
+mod migrations;
+mod outbox;
+mod server_key;
+mod sqlite;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use accounts::{IssueTokenError, LocalAccounts};
+pub use connection::{ConnectSettings, Database};
+pub use error::ConnectError;
+pub use server_key::ClaimKeyError;
+pub use store::SeaOrmStore;
+
+use error::StorageError;

@@ -1,0 +1,157 @@
+//! How a SQLite file is opened: what is refused, and what every connection is set to.
+//!
+//! One connection writes, in IMMEDIATE transactions, so that writers queue in this process instead of colliding in
+//! the engine; the others read, and in WAL mode never wait for it. Every commit is synced to the disk
+//! (`synchronous=FULL`), since an answer promises that it is durable. A file carries threepid's `application_id`; one
+//! that carries another, or tables without it, is left exactly as it was found.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sea_orm::sqlx::{self, ConnectOptions, Connection};
+use sea_orm::{DatabaseConnection, DbErr, SqlxSqliteConnector};
+use tokio::time::Instant;
+
+use super::connection::ConnectSettings;
+use super::error::{ConnectError, driver_error};
+
+/// `application_id` of our files: "3pid" in ASCII. `file` and `PRAGMA application_id` show it.
+pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
+
+/// A file of ours, opened.
+pub(super) struct Opened {
+    /// The one connection that writes.
+    pub(super) writer: DatabaseConnection,
+    /// The connections that read.
+    pub(super) readers: DatabaseConnection,
+    /// The file.
+    pub(super) path: PathBuf,
+}
+
+/// Opens the file that the settings name, without changing one that is not ours.
+pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectError> {
+    let options = parse(&settings.url)?.busy_timeout(settings.busy_timeout).disable_statement_logging();
+    let path = options.get_filename().to_owned();
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        return Err(ConnectError::MissingFolder(folder.to_owned()));
+    }
+    recognise(&options)
+        .await
+        .map_err(|error| explain(&path, &error))?
+        .then_some(())
+        .ok_or_else(|| ConnectError::AnotherProgram(path.clone()))?;
+
+    let options =
+        options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).foreign_keys(true);
+    let writer = pool(settings, 1, options.clone()).await.map_err(|error| explain(&path, &error))?;
+    let reading = options.pragma("query_only", "ON");
+    let readers =
+        pool(settings, settings.readers.max(1), reading).await.map_err(|error| explain(&path, &error))?;
+    Ok(Opened { writer, readers, path })
+}
+
+/// A path, `sqlite:path` or `sqlite://path`, the latter with `?mode=rwc` (the default), `rw` or `ro`.
+fn parse(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
+    let refuse = |reason: &str| ConnectError::Url(reason.to_owned());
+    let options = if url.starts_with("sqlite:") {
+        // Nothing but the path is needed, so the default is to create the file.
+        let chosen = url.split_once('?').is_some_and(|(_, query)| query.contains("mode="));
+        let options =
+            SqliteConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
+        if chosen { options } else { options.create_if_missing(true) }
+    } else if let Some((scheme, _)) = url.split_once("://") {
+        return Err(ConnectError::Url(format!("this build has no driver for {scheme}; use sqlite://path")));
+    } else {
+        SqliteConnectOptions::new().filename(url).create_if_missing(true)
+    };
+    let name = options.get_filename().as_os_str();
+    if name.is_empty() {
+        return Err(refuse("it names no file; use sqlite://path"));
+    }
+    // Several connections to memory would be several databases, and none of them durable.
+    if name == ":memory:" || url.contains(":memory:") || url.contains("mode=memory") {
+        return Err(refuse("a database in memory is not durable; use sqlite://path"));
+    }
+    Ok(options)
+}
+
+/// Whether the file is ours or empty. It is read as it is: not even its journal mode changes.
+async fn recognise(options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let id: i32 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut connection).await?;
+    let tables: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(id == APPLICATION_ID || (id == 0 && tables == 0))
+}
+
+async fn pool(
+    settings: &ConnectSettings,
+    size: u32,
+    options: SqliteConnectOptions,
+) -> Result<DatabaseConnection, sqlx::Error> {
+    let pool_options = SqlitePoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(settings.acquire_timeout)
+        // A connection to a file does not go stale.
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false);
+    // The change into WAL mode needs the file for itself, and no busy timeout waits for that: where two processes
+    // open a new file at once, one tries again.
+    let give_up = Instant::now() + settings.busy_timeout;
+    loop {
+        match pool_options.clone().connect_with(options.clone()).await {
+            Ok(pool) => return Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool)),
+            Err(error) if is_busy(&error) && Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// SQLite's result code without its extension, as in <https://www.sqlite.org/rescode.html>.
+fn code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(code(error), Some(5 | 6))
+}
+
+/// What the operator has to mend.
+pub(super) fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
+    let reason =
+        || error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    let path = path.to_owned();
+    match code(error) {
+        Some(5 | 6) => ConnectError::Locked(path),
+        Some(8) => ConnectError::ReadOnly(path),
+        Some(10 | 13) => ConnectError::Disk { reason: reason(), path },
+        Some(11 | 26) => ConnectError::NotADatabase { reason: reason(), path },
+        Some(14) => match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => ConnectError::MissingFile(path),
+            Err(error) => ConnectError::CannotOpen { reason: error.to_string(), path },
+            Ok(found) if found.is_dir() => {
+                ConnectError::CannotOpen { reason: "it is a folder".to_owned(), path }
+            }
+            Ok(_) => ConnectError::CannotOpen { reason: reason(), path },
+        },
+        Some(3 | 23) => ConnectError::CannotOpen { reason: reason(), path },
+        _ => ConnectError::Failed { database: path.display().to_string(), reason: reason() },
+    }
+}
+
+/// The same for what came through sea-orm.
+pub(super) fn explain_db(path: &Path, error: &DbErr) -> ConnectError {
+    match driver_error(error) {
+        Some(error) => explain(path, error),
+        None => ConnectError::Failed { database: path.display().to_string(), reason: error.to_string() },
+    }
+}

@@ -1,0 +1,109 @@
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, EntityTrait};
+use threepid_domain::model::{LeaseId, MessageId, Settlement, UnitOfWork};
+use threepid_domain::ports::{Outbox, Store};
+use tokio::time::timeout;
+
+use super::{NOW, SOON, TestResult, message, open};
+use crate::sea_orm::SeaOrmStore;
+use crate::sea_orm::entities::outbox;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+async fn row(
+    store: &SeaOrmStore,
+    id: &str,
+) -> Result<outbox::Model, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(outbox::Entity::find_by_id(id).one(store.database().reader()).await?.ok_or("the message is kept")?)
+}
+
+#[tokio::test]
+async fn settled_messages_are_kept_with_what_became_of_them() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    let reason = || "550 no such user".to_owned();
+    for (id, settlement, state, error) in [
+        ("sent", Settlement::Sent, "sent", None),
+        ("expired", Settlement::Expired, "expired", None),
+        ("dead", Settlement::Dead { reason: reason() }, "dead", Some(reason())),
+    ] {
+        store.commit(UnitOfWork::new().enqueue(message(id)?)).await?;
+        store.claim(NOW, LEASE, LeaseId::new(id), 1).await?;
+        assert!(store.settle(&MessageId::new(id), &LeaseId::new(id), NOW.plus(LEASE), settlement).await?);
+        let row = row(&store, id).await?;
+        assert_eq!((row.state.as_str(), row.last_error, row.lease_id), (state, error, None));
+        assert_eq!(row.settled_at, i64::try_from(NOW.plus(LEASE).as_ms()).ok());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_retry_says_why_and_is_not_settled() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    store.commit(UnitOfWork::new().enqueue(message("message")?)).await?;
+    store.claim(NOW, LEASE, LeaseId::new("lease"), 1).await?;
+    let retry = Settlement::Retry { at: NOW.plus(LEASE), reason: "451 later".to_owned() };
+    assert!(store.settle(&MessageId::new("message"), &LeaseId::new("lease"), NOW, retry).await?);
+    let row = row(&store, "message").await?;
+    assert_eq!((row.state.as_str(), row.last_error.as_deref()), ("queued", Some("451 later")));
+    assert_eq!((row.settled_at, row.leased_until, row.attempts), (None, None, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unreadable_message_is_kept_as_dead_and_holds_up_no_other() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    store.commit(UnitOfWork::new().enqueue(message("a")?).enqueue(message("b")?)).await?;
+    let corrupt = "UPDATE outbox SET payload = '{\"kind\":\"hush\"}' WHERE id = 'a'";
+    store.database().writer().execute_unprepared(corrupt).await?;
+    let claimed = store.claim(NOW, LEASE, LeaseId::new("lease"), 10).await?;
+    assert_eq!(claimed.iter().map(|c| c.message.id.as_str()).collect::<Vec<_>>(), ["b"]);
+    let row = row(&store, "a").await?;
+    assert_eq!(row.state, "dead");
+    assert!(row.last_error.is_some_and(|e| e.contains("payload is none") && !e.contains("hush")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_handle_on_the_database_wakes_the_first() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let database = open(&folder).await?;
+    let (relay, other) = (SeaOrmStore::new(database.clone()), SeaOrmStore::new(database));
+    other.commit(UnitOfWork::new().enqueue(message("message")?)).await?;
+    timeout(SOON, relay.woken()).await?;
+    assert!(timeout(Duration::ZERO, relay.woken()).await.is_err(), "one commit wakes once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_unit_that_conflicts_wakes_nobody() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    store.commit(UnitOfWork::new().put_threepid(super::threepid("alice", "a@example.org")?)).await?;
+    let unit =
+        UnitOfWork::new().enqueue(message("message")?).put_threepid(super::threepid("bob", "a@example.org")?);
+    assert!(store.commit(unit).await.is_err());
+    assert!(timeout(Duration::ZERO, store.woken()).await.is_err());
+    assert_eq!(store.claim(NOW, LEASE, LeaseId::new("lease"), 10).await?, []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_claim_finds_its_messages_by_an_index() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    let plan = "EXPLAIN QUERY PLAN SELECT id FROM outbox WHERE state = 'queued' AND due_at <= 1 \
+                AND (leased_until IS NULL OR leased_until <= 1) ORDER BY due_at, created_at, id LIMIT 1";
+    let reader = store.database().reader();
+    let statement = sea_orm::Statement::from_string(reader.get_database_backend(), plan);
+    let steps = reader.query_all_raw(statement).await?;
+    let steps: Vec<String> = steps.iter().map(|row| row.try_get("", "detail")).collect::<Result<_, _>>()?;
+    assert!(
+        steps.iter().any(|step| step.contains("outbox_state_due_at (state=? AND due_at<?)")),
+        "{steps:?}"
+    );
+    Ok(())
+}
