@@ -1,0 +1,342 @@
+//! Mail to a mail server, over SMTP ([RFC 5321]) with none, STARTTLS or implicit TLS.
+//!
+//! What counts as permanent is said by the phase. Before `MAIL FROM` (connecting, TLS, signing in) everything is
+//! transient: it tells about the server or the settings, and the mail may well be taken once they are mended. From
+//! there on a 5xx reply is permanent. So is a recipient that the server cannot write, because it lacks SMTPUTF8
+//! ([RFC 6531]).
+//!
+//! The connections are kept here and not in lettre's own pool: that one takes a connection back in the middle of a
+//! command whose time ran out, and would read the late reply as the answer to the next mail's command.
+//!
+//! [RFC 5321]: https://www.rfc-editor.org/rfc/rfc5321
+//! [RFC 6531]: https://www.rfc-editor.org/rfc/rfc6531
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::Message;
+use lettre::transport::smtp::Error as SmtpError;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use threepid_domain::ports::{DeliveryError, Mail, Mailer};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::reason::Reason;
+use super::{InvalidSender, Sender};
+
+/// A connection that was idle for longer is not used again; servers close them after a while.
+const LONGEST_IDLE: Duration = Duration::from_secs(30);
+
+/// How long a server's goodbye is waited for; ours is sent by then.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// How the connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// Not at all: for a mail server on this machine.
+    None,
+    /// TLS after `STARTTLS`, required; usual port 587.
+    StartTls,
+    /// TLS from the first byte; usual port 465.
+    Tls,
+}
+
+/// The mail server, and how to speak with it. Its `Debug` hides user and password.
+#[derive(Clone)]
+pub struct SmtpSettings {
+    /// Host name or IP address; the name that its certificate is checked against.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How the connection is protected. Default [`SmtpSecurity::StartTls`].
+    pub security: SmtpSecurity,
+    /// User and password, where the server wants them. Default none.
+    pub credentials: Option<(String, String)>,
+    /// What this machine calls itself in `EHLO`: a host name or an IP address. Default its host name.
+    pub hello_name: Option<String>,
+    /// Whom the mails are from: `Example <noreply@example.org>`.
+    pub from: String,
+    /// Where answers go. Default none.
+    pub reply_to: Option<String>,
+    /// The longest that connecting (with TLS and sign-in), and then each reply of the server, may take. Default 30 s.
+    pub timeout: Duration,
+    /// The longest that one mail may take, the wait for a free connection included. Default 60 s.
+    pub send_timeout: Duration,
+    /// How many connections there are at most; at least 1. Default 4.
+    pub connections: usize,
+    /// A PEM file with certificates that are trusted besides the public ones. Default none.
+    pub extra_ca: Option<PathBuf>,
+}
+
+impl SmtpSettings {
+    /// Defaults for everything but the server and the sender.
+    pub fn new(host: impl Into<String>, port: u16, from: impl Into<String>) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            security: SmtpSecurity::StartTls,
+            credentials: None,
+            hello_name: None,
+            from: from.into(),
+            reply_to: None,
+            timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(60),
+            connections: 4,
+            extra_ca: None,
+        }
+    }
+}
+
+impl fmt::Debug for SmtpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmtpSettings")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("security", &self.security)
+            .field("credentials", &self.credentials.as_ref().map(|_| "…"))
+            .field("from", &self.from)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings that reach no mail server. The text names the setting.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSmtpSettings {
+    /// The sender is none.
+    #[error(transparent)]
+    Sender(#[from] InvalidSender),
+    /// The host is empty or holds spaces.
+    #[error("host must be a host name or an IP address")]
+    Host,
+    /// The name for `EHLO` is empty or holds spaces.
+    #[error("hello_name must be a host name or an IP address")]
+    HelloName,
+    /// There would be no connection.
+    #[error("connections must be at least 1")]
+    Connections,
+    /// Nothing could be sent in no time.
+    #[error("timeout and send_timeout must be above 0")]
+    Timeout,
+    /// The certificates cannot be read.
+    #[error("extra_ca {}: {reason}", .path.display())]
+    ExtraCa {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// TLS cannot be set up with this host.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// [`Mailer`] over SMTP.
+pub struct SmtpMailer {
+    sender: Sender,
+    settings: SmtpSettings,
+    hello_name: ClientId,
+    tls: Option<TlsParameters>,
+    slots: Semaphore,
+    idle: Mutex<Vec<(AsyncSmtpConnection, Instant)>>,
+}
+
+impl SmtpMailer {
+    /// Reads the settings; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`InvalidSmtpSettings`].
+    pub fn new(settings: SmtpSettings) -> Result<Self, InvalidSmtpSettings> {
+        let sender = Sender::parse(&settings.from, settings.reply_to.as_deref())?;
+        if !is_name(&settings.host) {
+            return Err(InvalidSmtpSettings::Host);
+        }
+        let hello_name = match settings.hello_name.as_deref() {
+            None => ClientId::default(),
+            Some(name) if !is_name(name) => return Err(InvalidSmtpSettings::HelloName),
+            Some(name) => match name.parse() {
+                Ok(std::net::IpAddr::V4(ip)) => ClientId::Ipv4(ip),
+                Ok(std::net::IpAddr::V6(ip)) => ClientId::Ipv6(ip),
+                Err(_) => ClientId::Domain(name.to_owned()),
+            },
+        };
+        if settings.connections == 0 || settings.connections > Semaphore::MAX_PERMITS {
+            return Err(InvalidSmtpSettings::Connections);
+        }
+        if settings.timeout.is_zero() || settings.send_timeout.is_zero() {
+            return Err(InvalidSmtpSettings::Timeout);
+        }
+        let tls = match settings.security {
+            SmtpSecurity::None => None,
+            SmtpSecurity::StartTls | SmtpSecurity::Tls => Some(tls_parameters(&settings)?),
+        };
+        let slots = Semaphore::new(settings.connections);
+        Ok(Self { sender, hello_name, tls, slots, idle: Mutex::default(), settings })
+    }
+
+    async fn deliver(&self, message: &Message) -> Result<(), DeliveryError> {
+        // The semaphore is never closed; if it were, the mail could go out later.
+        let _slot = self.slots.acquire().await.map_err(|_| transient("no connection is free"))?;
+        let mut connection = self.connection().await?;
+        match self.transfer(&mut connection, message).await {
+            Ok(()) => {
+                self.lock().push((connection, Instant::now()));
+                Ok(())
+            }
+            Err(error) => {
+                // What the server thinks of the half mail is unknown, so the connection ends here.
+                let _ = timeout(GOODBYE, connection.abort()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection that answers: the one used last, or a new one.
+    async fn connection(&self) -> Result<AsyncSmtpConnection, DeliveryError> {
+        loop {
+            let Some((mut connection, since)) = self.lock().pop() else { break };
+            if since.elapsed() < LONGEST_IDLE
+                && timeout(self.settings.timeout, connection.test_connected()).await == Ok(true)
+            {
+                return Ok(connection);
+            }
+        }
+        let connected = timeout(self.settings.timeout, self.connect()).await;
+        let connected = connected.map_err(|_| transient("connecting to the mail server took too long"))?;
+        connected.map_err(|error| transient(&format!("connecting to the mail server: {error}")))
+    }
+
+    async fn connect(&self) -> Result<AsyncSmtpConnection, Box<dyn std::error::Error + Send + Sync>> {
+        let SmtpSettings { host, port, security, timeout, .. } = &self.settings;
+        let from_the_start = self.tls.clone().filter(|_| *security == SmtpSecurity::Tls);
+        let server = (host.as_str(), *port);
+        let mut connection = AsyncSmtpConnection::connect_tokio1(
+            server,
+            Some(*timeout),
+            &self.hello_name,
+            from_the_start,
+            None,
+        )
+        .await?;
+        if let Some(tls) = self.tls.clone().filter(|_| *security == SmtpSecurity::StartTls) {
+            connection.starttls(tls, &self.hello_name).await?;
+        }
+        if let Some((user, password)) = &self.settings.credentials {
+            let credentials = Credentials::new(user.clone(), password.clone());
+            // The reply could repeat what was sent, so only its code is told.
+            connection.auth(DEFAULT_MECHANISMS, &credentials).await.map_err(|error| {
+                match error.status() {
+                    Some(code) => format!("the mail server refused the user or the password ({code})").into(),
+                    None => Box::<dyn std::error::Error + Send + Sync>::from(error),
+                }
+            })?;
+        }
+        Ok(connection)
+    }
+
+    async fn transfer(
+        &self,
+        connection: &mut AsyncSmtpConnection,
+        message: &Message,
+    ) -> Result<(), DeliveryError> {
+        let bytes = message.formatted();
+        let envelope = message.envelope();
+        let has = |extension| connection.server_info().supports_feature(extension);
+        let mut parameters = Vec::new();
+        let addresses = envelope.to().iter().chain(envelope.from());
+        if addresses.map(AsRef::<str>::as_ref).any(|address: &str| !address.is_ascii()) {
+            if !has(Extension::SmtpUtfEight) {
+                return Err(permanent(
+                    "the mail server cannot write the recipient's address (it lacks SMTPUTF8)",
+                ));
+            }
+            parameters.push(MailParameter::SmtpUtfEight);
+        }
+        if !bytes.is_ascii() {
+            if !has(Extension::EightBitMime) {
+                return Err(permanent("the mail server cannot carry this mail (it lacks 8BITMIME)"));
+            }
+            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+        }
+        self.answer(connection.command(MailFrom::new(envelope.from().cloned(), parameters))).await?;
+        for recipient in envelope.to() {
+            self.answer(connection.command(Rcpt::new(recipient.clone(), Vec::new()))).await?;
+        }
+        self.answer(connection.command(Data)).await?;
+        self.answer(connection.message(&bytes)).await
+    }
+
+    /// Waits for the reply to one command.
+    async fn answer<T>(
+        &self,
+        command: impl Future<Output = Result<T, SmtpError>>,
+    ) -> Result<(), DeliveryError> {
+        match timeout(self.settings.timeout, command).await {
+            Err(_) => Err(transient("the mail server took too long to answer")),
+            Ok(Ok(_)) => Ok(()),
+            // 530 asks for TLS or a sign-in: it tells about the settings, not about the mail.
+            Ok(Err(error))
+                if error.is_permanent() && error.status().is_none_or(|code| u16::from(code) != 530) =>
+            {
+                Err(permanent(&error.to_string()))
+            }
+            Ok(Err(error)) => Err(transient(&error.to_string())),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(AsyncSmtpConnection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SmtpMailer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmtpMailer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Mailer for SmtpMailer {
+    async fn send(&self, mail: Mail) -> Result<(), DeliveryError> {
+        let message = self.sender.compose(&mail)?;
+        // Whatever is dropped when time runs out takes its connection with it.
+        let delivered = timeout(self.settings.send_timeout, self.deliver(&message)).await;
+        delivered.unwrap_or_else(|_| Err(transient("sending took too long")))
+    }
+}
+
+fn transient(reason: &str) -> DeliveryError {
+    DeliveryError::Transient(Reason::new(reason).into())
+}
+
+fn permanent(reason: &str) -> DeliveryError {
+    DeliveryError::Permanent(Reason::new(reason).into())
+}
+
+/// Fit for one word of a command.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+fn tls_parameters(settings: &SmtpSettings) -> Result<TlsParameters, InvalidSmtpSettings> {
+    let mut builder = TlsParameters::builder(settings.host.clone());
+    if let Some(path) = &settings.extra_ca {
+        let refused = |reason: String| InvalidSmtpSettings::ExtraCa { path: path.clone(), reason };
+        let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+        let certificate = Certificate::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
+        // lettre takes a file without any certificate for none to add.
+        if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+            return Err(refused("it holds no certificate in PEM".to_owned()));
+        }
+        builder = builder.add_root_certificate(certificate);
+    }
+    builder.build().map_err(|error| InvalidSmtpSettings::Tls(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;
