@@ -39,6 +39,10 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     {
         return Err(ConnectError::MissingFolder(folder.to_owned()));
     }
+    #[cfg(unix)]
+    if creates(&settings.url) {
+        create_private(&path);
+    }
     recognise(&options)
         .await
         .map_err(|error| explain(&path, &error))?
@@ -54,29 +58,43 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     Ok(Opened { writer, readers, path })
 }
 
-/// A path, `sqlite:path` or `sqlite://path`, the latter with `?mode=rwc` (the default), `rw` or `ro`.
+/// Whether a missing file is to be made: unless another mode is asked for.
+fn creates(url: &str) -> bool {
+    let query = if url.starts_with("sqlite:") { url.split_once('?') } else { None };
+    query.is_none_or(|(_, query)| !query.contains("mode=") || query.contains("mode=rwc"))
+}
+
+/// A path, `sqlite:path` or `sqlite://path`, the latter two with `?mode=rwc` (the default), `rw` or `ro`.
 fn parse(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
     let refuse = |reason: &str| ConnectError::Url(reason.to_owned());
     let options = if url.starts_with("sqlite:") {
-        // Nothing but the path is needed, so the default is to create the file.
-        let chosen = url.split_once('?').is_some_and(|(_, query)| query.contains("mode="));
         let options =
             SqliteConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
-        if chosen { options } else { options.create_if_missing(true) }
+        options.create_if_missing(creates(url))
     } else if let Some((scheme, _)) = url.split_once("://") {
         return Err(ConnectError::Url(format!("this build has no driver for {scheme}; use sqlite://path")));
     } else {
         SqliteConnectOptions::new().filename(url).create_if_missing(true)
     };
-    let name = options.get_filename().as_os_str();
-    if name.is_empty() {
+    if options.get_filename().as_os_str().is_empty() {
         return Err(refuse("it names no file; use sqlite://path"));
     }
     // Several connections to memory would be several databases, and none of them durable.
-    if name == ":memory:" || url.contains(":memory:") || url.contains("mode=memory") {
+    if url.contains(":memory:") || url.contains("mode=memory") {
         return Err(refuse("a database in memory is not durable; use sqlite://path"));
     }
-    Ok(options)
+    // A shared cache makes readers wait for the writer, and an immutable file hides its commits.
+    Ok(options.shared_cache(false).immutable(false))
+}
+
+/// Makes an empty file, which is an empty database, readable by its owner alone: addresses are nobody else's business.
+/// The engine gives its files beside it the same permissions.
+#[cfg(unix)]
+fn create_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // Whatever is in the way is in the engine's way, too, and explained then; a file that is there stays as it is.
+    let _ = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 
 /// Whether the file is ours or empty. It is read as it is: not even its journal mode changes.

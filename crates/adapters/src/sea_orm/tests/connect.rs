@@ -233,3 +233,20 @@ async fn the_first_key_is_remembered_and_another_refused() -> TestResult {
     database.claim_key("fingerprint one").await?;
     Ok(())
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_database_is_readable_by_its_owner_alone() -> TestResult {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir()?;
+    let _database = open(&folder).await?;
+    let mut files = 0;
+    for file in std::fs::read_dir(folder.path())? {
+        files += 1;
+        let file = file?;
+        assert_eq!(file.metadata()?.permissions().mode() & 0o777, 0o600, "{}", file.path().display());
+    }
+    assert_eq!(files, 3, "the database, its log and the log's index");
+    Ok(())
+}
