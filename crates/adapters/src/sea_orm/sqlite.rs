@@ -5,6 +5,7 @@
 //! (`synchronous=FULL`), since an answer promises that it is durable. A file carries threepid's `application_id`; one
 //! that carries another, or tables without it, is left exactly as it was found.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -39,9 +40,8 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     {
         return Err(ConnectError::MissingFolder(folder.to_owned()));
     }
-    #[cfg(unix)]
     if creates(&settings.url) {
-        create_private(&path);
+        create_private(&path)?;
     }
     recognise(&options)
         .await
@@ -88,13 +88,22 @@ fn parse(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
 }
 
 /// Makes an empty file, which is an empty database, readable by its owner alone: addresses are nobody else's business.
-/// The engine gives its files beside it the same permissions.
-#[cfg(unix)]
-fn create_private(path: &Path) {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    // Whatever is in the way is in the engine's way, too, and explained then; a file that is there stays as it is.
-    let _ = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+/// The engine gives its files beside it the same permissions. A file that is there stays as it is.
+fn create_private(path: &Path) -> Result<(), ConnectError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let (path, reason) = match options.open(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => (path.to_owned(), error),
+    };
+    Err(match reason.kind() {
+        ErrorKind::ReadOnlyFilesystem => ConnectError::ReadOnly(path),
+        ErrorKind::StorageFull => ConnectError::Disk { path, reason: reason.to_string() },
+        _ => ConnectError::CannotOpen { path, reason: reason.to_string() },
+    })
 }
 
 /// Whether the file is ours or empty. It is read as it is: not even its journal mode changes.
@@ -154,7 +163,7 @@ pub(super) fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
         Some(10 | 13) => ConnectError::Disk { reason: reason(), path },
         Some(11 | 26) => ConnectError::NotADatabase { reason: reason(), path },
         Some(14) => match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => ConnectError::MissingFile(path),
+            Err(error) if error.kind() == ErrorKind::NotFound => ConnectError::MissingFile(path),
             Err(error) => ConnectError::CannotOpen { reason: error.to_string(), path },
             Ok(found) if found.is_dir() => {
                 ConnectError::CannotOpen { reason: "it is a folder".to_owned(), path }

@@ -148,6 +148,8 @@ async fn what_is_in_the_way_of_a_file_is_named() -> TestResult {
     std::fs::create_dir(folder.path().join("folder"))?;
     let error = refusal(&at("folder")).await?;
     assert!(matches!(&error, ConnectError::CannotOpen { .. }), "{error:?}");
+    let error = refusal(&at(&"x".repeat(300))).await?;
+    assert!(matches!(&error, ConnectError::CannotOpen { .. }), "{error:?}");
     std::fs::write(folder.path().join("letter.txt"), "Dear database,\n".repeat(1000))?;
     let error = refusal(&at("letter.txt")).await?;
     assert!(matches!(&error, ConnectError::NotADatabase { .. }), "{error:?}");
