@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions, Connection};
-use sea_orm::{DatabaseConnection, DbErr, SqlxSqliteConnector};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqlxSqliteConnector};
 use tokio::time::Instant;
 
 use super::connection::ConnectSettings;
 use super::error::{ConnectError, driver_error};
 
 /// `application_id` of our files: "3pid" in ASCII. `file` and `PRAGMA application_id` show it.
-pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
+const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
 
 /// A file of ours, opened.
 pub(super) struct Opened {
@@ -114,6 +114,12 @@ async fn recognise(options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> 
         sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await?;
     connection.close().await?;
     Ok(id == APPLICATION_ID || (id == 0 && tables == 0))
+}
+
+/// Writes our `application_id` into the file.
+pub(super) async fn mark(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+    transaction.execute_unprepared(&format!("PRAGMA application_id = {APPLICATION_ID}")).await?;
+    Ok(())
 }
 
 async fn pool(
