@@ -2,6 +2,8 @@
 
 mod cli;
 mod config;
+mod demo;
+mod wiring;
 
 use std::process::ExitCode;
 

@@ -1,8 +1,9 @@
 //! `threepid config`: the settings, checked or in writing.
 
 use super::output::{Output, complain};
-use super::{Failure, Settings};
+use super::{Failure, SettingsSource};
 use crate::config::document;
+use crate::wiring;
 
 /// What to do with the settings.
 #[derive(Debug, clap::Subcommand)]
@@ -18,10 +19,11 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(self, settings: &Settings, output: Output) -> Result<(), Failure> {
+    pub(super) fn run(self, settings: &SettingsSource, output: Output) -> Result<(), Failure> {
         match self {
             Self::Check => {
                 let config = settings.load()?;
+                wiring::rehearse(&config)?;
                 for warning in &config.warnings {
                     complain(format_args!("threepid: warning: {warning}"));
                 }

@@ -2,8 +2,14 @@
 //!
 //! Exit codes: 0 it went well; 1 it failed while running; 2 the arguments or the settings make no sense.
 
+mod account;
 mod config;
+mod demo;
+mod logs;
+mod migrate;
 mod output;
+mod serve;
+mod signals;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -11,8 +17,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{CONFIG, Config, ConfigError};
-use output::{Output, complain};
+use crate::config::{CONFIG, Config, ConfigError, Problem};
+
+pub(crate) use output::{Output, complain};
 
 /// Lets the users of a Matrix homeserver prove, add and list the email addresses of their accounts.
 ///
@@ -34,6 +41,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve, until SIGTERM or SIGINT.
+    Serve,
+    /// Try it here and now: one process, no set-up, and a mailbox that catches the mail.
+    Demo(demo::Arguments),
+    /// Bring the database to the schema of this version; `serve` does so by itself.
+    Migrate,
+    /// Accounts of our own, for `accounts = "local"`.
+    #[command(subcommand)]
+    Account(account::Command),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -45,6 +61,9 @@ pub(crate) enum Failure {
     /// The settings make no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The arguments make no sense together.
+    #[error("{0}")]
+    Usage(String),
     /// It failed while running.
     #[error("{doing}")]
     Running {
@@ -62,9 +81,14 @@ impl Failure {
         Self::Running { doing: doing.into(), source: source.into() }
     }
 
+    /// A setting that an adapter does not take.
+    pub(crate) fn setting(name: &str, error: &(dyn Error + 'static)) -> Self {
+        Self::Config(ConfigError::Wrong { problems: vec![Problem::new(name, with_causes(error))] })
+    }
+
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::from(2),
+            Self::Config(_) | Self::Usage(_) => ExitCode::from(2),
             Self::Running { .. } => ExitCode::from(1),
         }
     }
@@ -72,11 +96,11 @@ impl Failure {
 
 /// Where the settings are.
 #[derive(Clone, Debug)]
-struct Settings {
+struct SettingsSource {
     file: Option<PathBuf>,
 }
 
-impl Settings {
+impl SettingsSource {
     /// Reads and judges them.
     fn load(&self) -> Result<Config, ConfigError> {
         crate::config::load(self.file.as_deref(), std::env::vars_os())
@@ -88,8 +112,12 @@ pub(crate) fn run() -> ExitCode {
     // clap answers --help and --version with 0 and nonsense with 2.
     let Arguments { config, command } = Arguments::parse();
     let file = config.or_else(|| std::env::var_os(CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from));
-    let settings = Settings { file };
+    let settings = SettingsSource { file };
     let outcome = match command {
+        Command::Serve => block_on(serve::run(&settings)),
+        Command::Demo(arguments) => block_on(demo::run(arguments, Output)),
+        Command::Migrate => block_on(migrate::run(&settings, Output)),
+        Command::Account(command) => block_on(command.run(&settings, Output)),
         Command::Config(command) => command.run(&settings, Output),
     };
     match outcome {
@@ -101,6 +129,12 @@ pub(crate) fn run() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// Runs a command that waits for things.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::running("cannot start the runtime", error))?.block_on(command)
 }
 
 /// An error and its causes. A cause that its error has quoted already is not said twice.

@@ -3,7 +3,7 @@
 //! [`settings!`](settings) makes of one declaration the struct that is read, its defaults, and the description that the
 //! template and `docs/settings.md` are written from. So none of them can fall behind another.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A value that a setting can have.
@@ -40,7 +40,6 @@ macro_rules! plain_value {
 plain_value! {
     String: "text", true, text => quoted(text);
     PathBuf: "path", true, path => quoted(&path.to_string_lossy());
-    IpAddr: "list of IP addresses", true, address => quoted(&address.to_string());
     SocketAddr: "IP address and port", true, address => quoted(&address.to_string());
     u16: "whole number up to 65535", false, number => Some(number.to_string());
     u32: "whole number", false, number => Some(number.to_string());
@@ -59,6 +58,7 @@ impl<T: Value> Value for Option<T> {
 
 impl<T: Value> Value for Vec<T> {
     const WANTS: &'static str = T::WANTS;
+    /// The list itself stands in brackets.
     const QUOTED: bool = false;
 
     fn toml(&self) -> Option<String> {

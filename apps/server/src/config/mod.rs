@@ -3,7 +3,7 @@
 //!
 //! [`settings`] declares them, [`values`] reads each, [`Config`] judges them together, [`document`] writes them down.
 
-mod config;
+mod checked;
 mod declare;
 pub(crate) mod document;
 mod env;
@@ -19,8 +19,12 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format as _, Toml};
 
-pub(crate) use config::Config;
+pub(crate) use checked::{
+    Accounts, Config, HomeserverAccounts, KeySource, LogConfig, MailTransport, Sender, SmtpServer,
+};
 pub(crate) use env::CONFIG;
+pub(crate) use settings::Rate;
+pub(crate) use values::{LogFormat, Security};
 
 use env::Environment;
 use settings::Settings;

@@ -1,11 +1,12 @@
 //! Every setting: its name, what it means, its type and its default. The order is that of the template.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::declare::settings;
 use super::values::{
-    AccountsChoice, AddressRule, BaseUrl, LogFormat, Mailbox, Secret, Security, Span, Transport,
+    AccountsChoice, AddressRule, BaseUrl, ForwardingHeader, LogFormat, Mailbox, Network, Secret, Security,
+    Span, Transport,
 };
 
 settings! {
@@ -15,7 +16,7 @@ settings! {
         /// Required: it is never taken from a request.
         public_base_url: Option<BaseUrl> = None => "\"https://matrix.example.org\"",
         /// Where the server listens, as IP address and port. TLS is the reverse proxy's.
-        listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8090),
+        listen: SocketAddr = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8090),
         /// Who knows access tokens: "homeserver" asks it (whoami), "local" keeps accounts in the database
         /// (`threepid account`).
         accounts: AccountsChoice = AccountsChoice::Homeserver,
@@ -53,6 +54,8 @@ settings! {
     Database {
         /// The database: `sqlite://` and a path, which is made if it is not there.
         url: String = "sqlite://threepid.db".to_owned(),
+        /// How many connections read beside the one that writes. At least 1.
+        readers: u32 = 4,
     }
 }
 
@@ -95,7 +98,7 @@ settings! {
         reply_to: Option<Mailbox> = None => "\"support@example.org\"",
         /// What mails and pages call your service.
         app_name: String = "Matrix".to_owned(),
-        /// The folder that `transport = "file"` writes to, one `.eml` a mail.
+        /// The folder that `transport = "file"` writes to, one file a mail.
         folder: PathBuf = PathBuf::from("mail"),
     }
     sections {
@@ -122,10 +125,12 @@ settings! {
         password_file: Option<PathBuf> = None => "\"/run/secrets/smtp-password\"",
         /// The name this server greets with (EHLO). Without it: the machine's name.
         hello: Option<String> = None => "\"matrix.example.org\"",
-        /// How long one step of the conversation may take.
+        /// How long connecting (with TLS and sign-in) may take, and then each answer. More than zero.
         timeout: Span = Span::seconds(30),
-        /// How many connections are open at most.
-        pool: u32 = 4,
+        /// How long one mail may take in all, the wait for a free connection included. More than zero.
+        send_timeout: Span = Span::seconds(60),
+        /// How many connections there are at most. At least 1.
+        connections: usize = 4,
         /// Certificates (PEM) that are trusted besides the well-known ones.
         ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
     }
@@ -155,6 +160,8 @@ settings! {
 settings! {
     /// `[limits]`
     Limits {
+        /// How many clients and addresses each limit remembers, about 150 bytes each. At least 2.
+        max_subjects: usize = 100_000,
     }
     sections {
         /// Requests for a token from one client address.
@@ -177,23 +184,39 @@ settings! {
 settings! {
     /// `[http]`
     Http {
-        /// The reverse proxies whose `X-Forwarded-For` is believed, as IP addresses.
-        trusted_proxies: Vec<IpAddr> = Vec::new() => "[\"127.0.0.1\", \"::1\"]",
-        /// How long one request may take before it is answered with 503. More than zero.
+        /// The reverse proxies whose word on a client's address is taken: IP addresses or networks.
+        trusted_proxies: Vec<Network> = Vec::new() => "[\"127.0.0.1\", \"10.0.0.0/8\"]",
+        /// The header in which they give it. Only this one is read: a proxy that writes the one passes the other on as
+        /// the client made it up.
+        forwarding_header: ForwardingHeader = ForwardingHeader::XForwardedFor,
+        /// The longest body, in bytes; more is 413. More than zero.
+        max_body_bytes: usize = 64 * 1024,
+        /// The longest head of a request, in bytes; more is 431. At least 8192.
+        max_header_bytes: usize = 16 * 1024,
+        /// How many connections are held at a time; others wait. At least 1.
+        max_connections: usize = 4096,
+        /// How long a request's head may take to arrive, and how long a connection may idle. More than zero.
+        header_timeout: Span = Span::seconds(15),
+        /// How long a request's body may take to arrive; longer is 408. More than zero.
+        body_timeout: Span = Span::seconds(10),
+        /// How long a request may take in all; longer is 503, while what has begun still ends. More than zero.
         request_timeout: Span = Span::seconds(30),
-        /// The largest body that is read, in bytes. More than zero.
-        max_body: usize = 64 * 1024,
+        /// How long requests and mails in flight have to end when the server is told to stop.
+        shutdown_grace: Span = Span::seconds(30),
     }
 }
 
 settings! {
     /// `[relay]`
     RelaySettings {
+        /// How many mails are sent at a time. At least 1.
+        concurrency: usize = 8,
         /// The wait after the first try that failed. More than zero.
         first_retry: Span = Span::seconds(5),
         /// The longest wait between two tries; each is twice as long as the one before.
         longest_retry: Span = Span::seconds(10 * 60),
-        /// How long a mail that is being sent is kept from other processes. Longer than `mail.smtp.timeout`.
+        /// How long a mail that is being sent is kept from other processes. Longer than
+        /// `mail.smtp.send_timeout`.
         lease: Span = Span::seconds(2 * 60),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::config::{KeySource, MailTransport};
 use super::*;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -47,7 +46,7 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("listen = \"8090\"", "listen", "socket address"),
         ("accounts = \"remote\"", "accounts", "`homeserver` or `local`"),
         ("database.url = \"mysql://localhost/db\"", "database.url", "sqlite://"),
-        ("database.url = \"sqlite::memory:\"", "server_key.file", "in memory"),
+        ("database.url = \"sqlite::memory:\"", "database.url", "a path"),
         ("server_key = { value = \"a\", file = \"b\" }", "server_key.file", "keep one of them"),
         ("mail.app_name = \"\"", "mail.app_name", "one line of text"),
         ("mail.reply_to = \"nobody\"", "mail.reply_to", "a mailbox such as"),
@@ -55,7 +54,7 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("mail.smtp.port = 0", "mail.smtp.port", "from 1 to 65535"),
         ("mail.smtp.port = 70000", "mail.smtp.port", "u16"),
         ("mail.smtp.host = \"smtp://x\"", "mail.smtp.host", "without scheme"),
-        ("mail.smtp.pool = 0", "mail.smtp.pool", "at least 1"),
+        ("mail.smtp.connections = 0", "mail.smtp.connections", "at least 1"),
         ("mail.smtp.user = \"u\"", "mail.smtp.password", "is required with mail.smtp.user"),
         ("mail.smtp.password = \"p\"", "mail.smtp.user", "is required with mail.smtp.password"),
         (
@@ -69,7 +68,12 @@ fn nonsense_is_refused_and_the_setting_is_named() {
             "cannot be read",
         ),
         ("mail.smtp.timeout = \"0s\"", "mail.smtp.timeout", "longer than zero"),
-        ("mail.smtp.timeout = \"5m\"", "relay.lease", "longer than mail.smtp.timeout"),
+        ("mail.smtp.send_timeout = \"5m\"", "relay.lease", "longer than mail.smtp.send_timeout"),
+        ("limits.max_subjects = 1", "limits.max_subjects", "at least 2"),
+        ("database.readers = 0", "database.readers", "at least 1"),
+        ("relay.concurrency = 0", "relay.concurrency", "at least 1"),
+        ("http.max_header_bytes = 100", "http.max_header_bytes", "8192"),
+        ("http.forwarding_header = \"x-real-ip\"", "http.forwarding_header", "`forwarded`"),
         ("mail.smtp.timeout = 30", "mail.smtp.timeout", "expected a string"),
         ("lifetimes.token = \"0s\"", "lifetimes.token", "longer than zero"),
         ("lifetimes.validated = \"soon\"", "lifetimes.validated", "a time such as"),
@@ -79,7 +83,7 @@ fn nonsense_is_refused_and_the_setting_is_named() {
             "limits.request_token_per_address.per_second",
             "more than 0",
         ),
-        ("http.max_body = 0", "http.max_body", "more than 0 bytes"),
+        ("http.max_body_bytes = 0", "http.max_body_bytes", "more than 0 bytes"),
         ("http.trusted_proxies = [\"proxy\"]", "http.trusted_proxies", "IP address"),
         (
             "addresses.deny = [{ medium = \"email\", pattern = \"(\" }]",
@@ -97,7 +101,7 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         let key = toml.split([' ', '=']).next().unwrap_or_default();
         let least: Vec<_> = LEAST.lines().filter(|line| !line.starts_with(key)).collect();
         let said = complaint(&format!("{}\n{toml}\n", least.join("\n")), &[]);
-        let line = said.lines().find(|line| line.starts_with(&format!("{setting}")));
+        let line = said.lines().find(|line| line.starts_with(setting));
         assert!(
             line.is_some_and(|line| line.contains(wants)),
             "{toml}: wanted {setting} … {wants}, got: {said}"
@@ -127,7 +131,7 @@ fn the_environment_is_stronger_than_the_file() -> Outcome {
         ],
     )?;
     assert_eq!(config.listen.port(), 1);
-    assert_eq!(config.http.trusted_proxies, [std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]);
+    assert_eq!(config.http.trusted_proxies, ["::1/128".parse()?]);
     let MailTransport::Smtp { server, .. } = config.mail.transport else { return Err("no smtp".into()) };
     assert_eq!(server.port, 2525);
     let password = server.credentials.map(|(_, password)| password.expose().to_owned());

@@ -1,8 +1,10 @@
 //! The values that settings have. Each parses as it is read: one that exists is well-formed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use threepid_domain::model::{EmailAddress, Medium};
 use url::Url;
@@ -36,6 +38,7 @@ read_from_text! {
         |span| humantime_serde::re::humantime::format_duration(span.0).to_string();
     Mailbox: "a mailbox such as \"noreply@example.org\" or \"Example <noreply@example.org>\"",
         |mailbox| mailbox.0.clone();
+    Network: "an IP address or a network such as \"10.0.0.0/8\"", |network| network.0.to_string();
 }
 
 /// Where a server is reached.
@@ -78,6 +81,17 @@ impl Mailbox {
         };
         let sound = !text.contains(char::is_control) && EmailAddress::parse(address).is_ok();
         sound.then(|| Self(text.to_owned()))
+    }
+}
+
+/// A network; an address alone is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network(pub(crate) IpNet);
+
+impl Network {
+    fn parse(text: &str) -> Option<Self> {
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(address).map(Self)
     }
 }
 
@@ -184,6 +198,13 @@ choice! {
         Starttls = "starttls",
         /// TLS from the first byte.
         Tls = "tls",
+    }
+    /// The header in which a proxy says who its client was.
+    ForwardingHeader {
+        /// The usual one.
+        XForwardedFor = "x-forwarded-for",
+        /// RFC 7239's.
+        Forwarded = "forwarded",
     }
     /// How log lines look.
     LogFormat {

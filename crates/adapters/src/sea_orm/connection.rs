@@ -87,7 +87,8 @@ impl Database {
         self.applied().await?;
         let mark = async {
             let transaction = self.begin().await?;
-            sqlite::mark(&transaction).await?;
+            let statement = format!("PRAGMA application_id = {}", sqlite::APPLICATION_ID);
+            transaction.execute_unprepared(&statement).await?;
             transaction.commit().await
         };
         mark.await.map_err(|error| self.explain(&error))

@@ -2,7 +2,6 @@
 
 mod accounts;
 mod connect;
-mod contract;
 mod outbox;
 mod store;
 

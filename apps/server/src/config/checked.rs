@@ -1,5 +1,6 @@
 //! What the settings mean together. A [`Config`] makes sense as a whole, and nothing after it asks again.
 
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -7,25 +8,33 @@ use std::time::Duration;
 
 use threepid_domain::model::{AddressRules, Lifetimes, Medium, Rule};
 use threepid_domain::use_cases::{Policy, RetryPolicy};
+use threepid_server::{ForwardingHeader, HttpSettings};
 use url::Url;
 
 use super::Problem;
 use super::settings::{self, Settings};
-use super::values::{AccountsChoice, AddressRule, LogFormat, Mailbox, Secret, Security, Span, Transport};
+use super::values::{
+    self, AccountsChoice, AddressRule, BaseUrl, LogFormat, Mailbox, Secret, Security, Span, Transport,
+};
+
+/// A limit that takes longer to come back is no rate.
+const LONGEST_REFILL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) public_base_url: Url,
     pub(crate) listen: SocketAddr,
-    pub(crate) database_url: String,
+    pub(crate) database: settings::Database,
     pub(crate) server_key: KeySource,
     pub(crate) accounts: Accounts,
     pub(crate) mail: MailConfig,
     pub(crate) policy: Policy,
-    pub(crate) limits: LimitConfig,
-    pub(crate) http: HttpConfig,
+    pub(crate) limits: settings::Limits,
+    pub(crate) http: HttpSettings,
     pub(crate) retry: RetryPolicy,
+    /// How many mails are sent at a time.
+    pub(crate) relay_concurrency: usize,
     pub(crate) templates: Option<PathBuf>,
     pub(crate) log: LogConfig,
     /// What is allowed and still unwise.
@@ -74,6 +83,16 @@ pub(crate) enum MailTransport {
     None,
 }
 
+impl fmt::Display for MailTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Smtp { server, .. } => write!(f, "smtp to {}:{}", server.host, server.port),
+            Self::File { folder, .. } => write!(f, "files in {}", folder.display()),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
 /// Who a mail is from.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
@@ -90,31 +109,9 @@ pub(crate) struct SmtpServer {
     pub(crate) credentials: Option<(String, Secret)>,
     pub(crate) hello: Option<String>,
     pub(crate) timeout: Duration,
-    pub(crate) pool: u32,
+    pub(crate) send_timeout: Duration,
+    pub(crate) connections: usize,
     pub(crate) ca_file: Option<PathBuf>,
-}
-
-/// How often somebody may do something.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LimitConfig {
-    pub(crate) request_token_per_client: RateConfig,
-    pub(crate) request_token_per_address: RateConfig,
-}
-
-/// One rate.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RateConfig {
-    pub(crate) per_second: f64,
-    pub(crate) burst: u32,
-}
-
-/// How requests are read and answered.
-#[derive(Clone, Debug)]
-pub(crate) struct HttpConfig {
-    pub(crate) trusted_proxies: Vec<IpAddr>,
-    pub(crate) request_timeout: Duration,
-    /// In bytes.
-    pub(crate) max_body: usize,
 }
 
 /// How logs look.
@@ -125,6 +122,31 @@ pub(crate) struct LogConfig {
 }
 
 impl Config {
+    /// The demo's settings: everything in one folder, accounts of its own, and no mail that leaves the process. What is
+    /// not named here has its default.
+    ///
+    /// # Errors
+    /// What is wrong, such as a folder whose name no database can have.
+    pub(crate) fn for_demo(folder: &Path, address: SocketAddr) -> Result<Self, Vec<Problem>> {
+        let url = Url::parse(&format!("http://{address}"));
+        Self::new(Settings {
+            public_base_url: url.ok().map(BaseUrl),
+            listen: address,
+            accounts: AccountsChoice::Local,
+            database: settings::Database {
+                url: folder.join("threepid.db").to_string_lossy().into_owned(),
+                ..Default::default()
+            },
+            mail: settings::Mail {
+                transport: Transport::None,
+                app_name: "Matrix (demo)".to_owned(),
+                ..Default::default()
+            },
+            log: settings::Log { format: LogFormat::Text, level: "warn".to_owned() },
+            ..Settings::default()
+        })
+    }
+
     /// Judges the settings as a whole.
     ///
     /// # Errors
@@ -147,19 +169,13 @@ impl Config {
             token: judge.positive("lifetimes.token", settings.lifetimes.token),
             validated: judge.positive("lifetimes.validated", settings.lifetimes.validated),
         };
-        let http = HttpConfig {
-            trusted_proxies: settings.http.trusted_proxies,
-            request_timeout: judge.positive("http.request_timeout", settings.http.request_timeout),
-            max_body: settings.http.max_body,
-        };
-        judge.must(http.max_body > 0, "http.max_body", "must be more than 0 bytes");
-        let limits = LimitConfig {
-            request_token_per_client: judge
-                .rate("limits.request_token_per_client", &settings.limits.request_token_per_client),
-            request_token_per_address: judge
-                .rate("limits.request_token_per_address", &settings.limits.request_token_per_address),
-        };
-        let retry = judge.retry(&settings.relay, settings.mail.smtp.timeout);
+        let http = judge.http(settings.http);
+        judge.rate("limits.request_token_per_client", &settings.limits.request_token_per_client);
+        judge.rate("limits.request_token_per_address", &settings.limits.request_token_per_address);
+        judge.must(settings.limits.max_subjects >= 2, "limits.max_subjects", "must be at least 2");
+        judge.must(settings.database.readers > 0, "database.readers", "must be at least 1");
+        judge.must(settings.relay.concurrency > 0, "relay.concurrency", "must be at least 1");
+        let retry = judge.retry(&settings.relay, settings.mail.smtp.send_timeout);
         let level = settings.log.level;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
             judge.wrong("log.level", format!("{level:?} is no level and no filter: {error}"));
@@ -177,14 +193,15 @@ impl Config {
         Ok(Self {
             public_base_url: public_base_url.0,
             listen: settings.listen,
-            database_url: settings.database.url,
+            database: settings.database,
             server_key,
             accounts,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
             policy: Policy { lifetimes, rules, sends_mail },
-            limits,
+            limits: settings.limits,
             http,
             retry,
+            relay_concurrency: settings.relay.concurrency,
             templates: settings.templates.folder,
             log: LogConfig { format: settings.log.format, level },
             warnings: judge.warnings,
@@ -220,14 +237,40 @@ impl Judge {
         span.0
     }
 
-    fn rate(&mut self, section: &str, rate: &settings::Rate) -> RateConfig {
+    fn rate(&mut self, section: &str, rate: &settings::Rate) {
         let sound = rate.per_second.is_finite() && rate.per_second > 0.0;
         self.must(sound, &format!("{section}.per_second"), "must be more than 0, such as 0.003");
         self.must(rate.burst > 0, &format!("{section}.burst"), "must be at least 1");
-        RateConfig { per_second: rate.per_second, burst: rate.burst }
+        let refill = f64::from(rate.burst) / rate.per_second;
+        self.must(
+            !sound || refill <= LONGEST_REFILL.as_secs_f64(),
+            &format!("{section}.per_second"),
+            "is so low that burst takes more than a year to come back",
+        );
     }
 
-    fn retry(&mut self, relay: &settings::RelaySettings, smtp_timeout: Span) -> RetryPolicy {
+    fn http(&mut self, http: settings::Http) -> HttpSettings {
+        self.must(http.max_body_bytes > 0, "http.max_body_bytes", "must be more than 0 bytes");
+        self.must(http.max_header_bytes >= 8192, "http.max_header_bytes", "must be at least 8192 bytes");
+        self.must(http.max_connections > 0, "http.max_connections", "must be at least 1");
+        HttpSettings {
+            trusted_proxies: http.trusted_proxies.into_iter().map(|network| network.0).collect(),
+            forwarding_header: match http.forwarding_header {
+                values::ForwardingHeader::XForwardedFor => ForwardingHeader::XForwardedFor,
+                values::ForwardingHeader::Forwarded => ForwardingHeader::Forwarded,
+            },
+            max_body_bytes: http.max_body_bytes,
+            max_header_bytes: http.max_header_bytes,
+            max_connections: http.max_connections,
+            header_timeout: self.positive("http.header_timeout", http.header_timeout),
+            body_timeout: self.positive("http.body_timeout", http.body_timeout),
+            request_timeout: self.positive("http.request_timeout", http.request_timeout),
+            shutdown_grace: http.shutdown_grace.0,
+            ..HttpSettings::default()
+        }
+    }
+
+    fn retry(&mut self, relay: &settings::RelaySettings, send_timeout: Span) -> RetryPolicy {
         let retry = RetryPolicy {
             first: self.positive("relay.first_retry", relay.first_retry),
             longest: relay.longest_retry.0,
@@ -239,9 +282,9 @@ impl Judge {
             "must not be shorter than relay.first_retry",
         );
         self.must(
-            retry.lease > smtp_timeout.0,
+            retry.lease > send_timeout.0,
             "relay.lease",
-            "must be longer than mail.smtp.timeout, or a mail could be sent twice",
+            "must be longer than mail.smtp.send_timeout, or a mail could be sent twice",
         );
         retry
     }
@@ -317,15 +360,12 @@ fn accounts(choice: AccountsChoice, homeserver: settings::Homeserver, judge: &mu
 }
 
 fn key_source(key: settings::ServerKey, database_url: &str, judge: &mut Judge) -> Option<KeySource> {
-    let path = database_url.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
-    let path = path.and_then(|rest| rest.split('?').next()).filter(|path| !path.is_empty());
-    let Some(path) = path else {
-        judge.wrong(
-            "database.url",
-            "must be sqlite:// and a path, such as \"sqlite:///var/lib/threepid/threepid.db\"",
-        );
-        return None;
-    };
+    let database = database_file(database_url);
+    judge.must(
+        database.is_some(),
+        "database.url",
+        "must be a path or sqlite:// and a path, such as \"sqlite:///var/lib/threepid/threepid.db\"",
+    );
     match (key.value, key.file) {
         (Some(_), Some(_)) => {
             judge.wrong("server_key.file", "is given together with server_key.value; keep one of them");
@@ -333,12 +373,18 @@ fn key_source(key: settings::ServerKey, database_url: &str, judge: &mut Judge) -
         }
         (Some(value), None) => Some(KeySource::Value(value)),
         (None, Some(file)) => Some(KeySource::File(file)),
-        (None, None) if path == ":memory:" => {
-            judge.wrong("server_key.file", "is required with a database in memory, or server_key.value is");
-            None
-        }
-        (None, None) => Some(KeySource::File(Path::new(path).with_extension("key"))),
+        (None, None) => database.map(|path| KeySource::File(path.with_extension("key"))),
     }
+}
+
+/// The file of an embedded database; `None` where the URL names none, or one in memory, which would forget everything.
+fn database_file(url: &str) -> Option<&Path> {
+    let path = match url.strip_prefix("sqlite:") {
+        Some(rest) => rest.strip_prefix("//").unwrap_or(rest).split('?').next()?,
+        None if url.contains("://") => return None,
+        None => url,
+    };
+    (!path.is_empty() && !url.contains(":memory:") && !url.contains("mode=memory")).then(|| Path::new(path))
 }
 
 fn mail_transport(mail: &settings::Mail, judge: &mut Judge) -> Option<MailTransport> {
@@ -373,8 +419,9 @@ fn smtp_server(smtp: &settings::Smtp, judge: &mut Judge) -> Option<SmtpServer> {
     );
     judge.must(smtp.hello.as_deref().is_none_or(is_name), "mail.smtp.hello", "must be a host name");
     judge.must(smtp.port != Some(0), "mail.smtp.port", "must be from 1 to 65535");
-    judge.must(smtp.pool > 0, "mail.smtp.pool", "must be at least 1");
+    judge.must(smtp.connections > 0, "mail.smtp.connections", "must be at least 1");
     let timeout = judge.positive("mail.smtp.timeout", smtp.timeout);
+    let send_timeout = judge.positive("mail.smtp.send_timeout", smtp.send_timeout);
     let password = match (&smtp.password, &smtp.password_file) {
         (Some(_), Some(_)) => {
             judge.wrong(
@@ -414,7 +461,8 @@ fn smtp_server(smtp: &settings::Smtp, judge: &mut Judge) -> Option<SmtpServer> {
         credentials,
         hello: smtp.hello.clone(),
         timeout,
-        pool: smtp.pool,
+        send_timeout,
+        connections: smtp.connections,
         ca_file: smtp.ca_file.clone(),
     })
 }

@@ -1,0 +1,38 @@
+//! `threepid serve`: the server, until it is told to stop.
+
+use tokio::net::TcpListener;
+
+use super::{Failure, SettingsSource, complain, logs, signals};
+use crate::config::Accounts;
+use crate::wiring::{self, Opened};
+
+pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
+    let config = settings.load()?;
+    for warning in &config.warnings {
+        complain(format_args!("threepid: warning: {warning}"));
+    }
+    logs::start(&config.log);
+    let mailer = wiring::mailer(&config)?;
+    let opened = Opened::open(&config).await?;
+    let app = opened.app(&config, mailer)?;
+    let listening = |error| Failure::running(format!("cannot listen on {}", config.listen), error);
+    let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
+    let stop = signals::stop().map_err(|error| Failure::running("cannot wait for signals", error))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %listener.local_addr().map_err(listening)?,
+        public_base_url = %config.public_base_url,
+        database = config.database.url,
+        mail = %config.mail.transport,
+        accounts = match &config.accounts {
+            Accounts::Homeserver(homeserver) => homeserver.base_url.as_str(),
+            Accounts::Local => "local",
+        },
+        "serving"
+    );
+    let served = app.serve(listener, None, stop).await;
+    opened.close().await;
+    served.map_err(|error| Failure::running("the server ended", error))?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The only place that names adapters: from a [`Config`] to an [`App`] on real storage, real mail and real accounts.
+
+use std::sync::Arc;
+
+use threepid_adapters::lettre::{self, FileMailer, MemoryMailer, SmtpMailer, SmtpSecurity, SmtpSettings};
+use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
+use threepid_adapters::sea_orm::{ConnectSettings, Database, LocalAccounts, SeaOrmStore};
+use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
+use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_style_csp_hash};
+use threepid_domain::model::{AccessToken, DeviceId, UserId};
+use threepid_domain::ports::{AccessTokens, Mailer, Secrets as _};
+use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
+
+use crate::cli::Failure;
+use crate::config::{
+    Accounts, Config, HomeserverAccounts, KeySource, MailTransport, Rate, Security, Sender, SmtpServer,
+};
+use crate::demo::{Caught, Letter};
+
+pub(crate) use threepid_adapters::templates::PAGE_STYLE;
+
+/// The demo's mailbox keeps so many mails.
+const MAILS_CAUGHT: usize = 100;
+
+/// A database that is ready to be worked on, and the key it belongs to.
+pub(crate) struct Opened {
+    database: Database,
+    secrets: Arc<RingSecrets>,
+    clock: Arc<SystemClock>,
+    accounts: LocalAccounts,
+}
+
+impl Opened {
+    /// Opens the database, brings it to this version's schema, and makes sure that the key is the one it knows.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn open(config: &Config) -> Result<Self, Failure> {
+        // The database first: where its folder is missing, that is what has to be said, not that the key has no place.
+        let database = connect(config).await?;
+        let opened = Self::open_on(database.clone(), config).await;
+        if opened.is_err() {
+            database.close().await;
+        }
+        opened
+    }
+
+    async fn open_on(database: Database, config: &Config) -> Result<Self, Failure> {
+        let key = server_key(config)?;
+        let not_ready = |error| Failure::running("the database cannot be migrated", error);
+        database.migrate().await.map_err(|error| not_ready(Box::new(error)))?;
+        database
+            .claim_key(&key.fingerprint())
+            .await
+            .map_err(|error| Failure::running("the server's key cannot be used", error))?;
+        let (secrets, clock) = (Arc::new(RingSecrets::new(&key)), Arc::new(SystemClock));
+        let hashing = Arc::clone(&secrets);
+        let accounts = LocalAccounts::new(database.clone(), Arc::clone(&clock) as _, move |token| {
+            hashing.access_token_hash(token)
+        });
+        Ok(Self { database, secrets, clock, accounts })
+    }
+
+    /// The server on this database. Mail leaves through `mailer`; without one, no address can be proven.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn app(&self, config: &Config, mailer: Option<Arc<dyn Mailer>>) -> Result<App, Failure> {
+        let store = Arc::new(SeaOrmStore::new(self.database.clone()));
+        let access_tokens: Arc<dyn AccessTokens> = match &config.accounts {
+            Accounts::Homeserver(accounts) => Arc::new(homeserver(accounts)?),
+            Accounts::Local => Arc::new(self.accounts.clone()),
+        };
+        let style = page_style_csp_hash().trim_matches('\'').to_owned();
+        let mut builder = Builder::new(config.public_base_url.clone())
+            .store(Arc::clone(&store) as _)
+            .outbox(store)
+            .access_tokens(access_tokens)
+            .rate_limiter(Arc::new(limiter(config)?))
+            .templates(Arc::new(templates(config)?))
+            .clock(Arc::clone(&self.clock) as _)
+            .secrets(Arc::clone(&self.secrets) as _)
+            .policy(config.policy.clone())
+            .retry(config.retry)
+            .worker(WorkerSettings { concurrency: config.relay_concurrency, ..WorkerSettings::default() })
+            .http(HttpSettings { page_style_csp_hash: Some(style), ..config.http.clone() });
+        if let Some(mailer) = mailer {
+            builder = builder.mailer(mailer);
+        }
+        builder.build().map_err(|error| Failure::running("the server cannot be put together", error))
+    }
+
+    /// Adds an account of our own; `false` when it was there already.
+    ///
+    /// # Errors
+    /// [`Failure`] when storage cannot answer.
+    pub(crate) async fn add_account(&self, user: &UserId, guest: bool) -> Result<bool, Failure> {
+        let added = if guest { self.accounts.add_guest(user).await } else { self.accounts.add(user).await };
+        added.map_err(|error| Failure::running(format!("cannot add {user}"), error))
+    }
+
+    /// A new access token of an account of our own.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is no such account, or storage cannot answer.
+    pub(crate) async fn issue_token(
+        &self,
+        user: &UserId,
+        device: Option<DeviceId>,
+    ) -> Result<AccessToken, Failure> {
+        let token = self.secrets.new_access_token();
+        let issued = self.accounts.issue_token(user, &token, device.as_ref()).await;
+        issued.map_err(|error| Failure::running(format!("cannot make a token for {user}"), error))?;
+        Ok(token)
+    }
+
+    /// Every account of our own.
+    ///
+    /// # Errors
+    /// [`Failure`] when storage cannot answer.
+    pub(crate) async fn list_accounts(&self) -> Result<Vec<UserId>, Failure> {
+        self.accounts.list().await.map_err(|error| Failure::running("cannot list accounts", error))
+    }
+
+    /// A client secret for somebody who has none.
+    pub(crate) fn new_client_secret(&self) -> String {
+        self.secrets.new_sid().as_str().to_owned()
+    }
+
+    /// Closes the database, after what is under way.
+    pub(crate) async fn close(&self) {
+        self.database.close().await;
+    }
+}
+
+/// Makes everything that touches neither database nor network, and lets it go again: what fails here would have
+/// stopped the start.
+///
+/// # Errors
+/// [`Failure`], which names the setting.
+pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
+    match &config.mail.transport {
+        MailTransport::Smtp { .. } => drop(mailer(config)?),
+        // The mailer would make its folder.
+        MailTransport::File { sender, .. } => drop(mailboxes(sender)?),
+        MailTransport::None => {}
+    }
+    limiter(config)?;
+    templates(config)?;
+    if let Accounts::Homeserver(accounts) = &config.accounts {
+        homeserver(accounts)?;
+    }
+    if let KeySource::Value(_) = &config.server_key {
+        server_key(config)?;
+    }
+    Ok(())
+}
+
+/// Brings the database to this version's schema, and names the steps that it took.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) async fn migrate(config: &Config) -> Result<Vec<String>, Failure> {
+    let database = connect(config).await?;
+    let applied = database.migrate().await;
+    database.close().await;
+    applied.map_err(|error| Failure::running("the database cannot be migrated", error))
+}
+
+/// What sends mail, as the settings say.
+///
+/// # Errors
+/// [`Failure`], which names the setting.
+pub(crate) fn mailer(config: &Config) -> Result<Option<Arc<dyn Mailer>>, Failure> {
+    match &config.mail.transport {
+        MailTransport::None => Ok(None),
+        MailTransport::File { sender, folder } => {
+            let mailer = FileMailer::new(mailboxes(sender)?, folder, Arc::new(SystemClock));
+            let mailer = mailer.map_err(|error| {
+                Failure::running(format!("mail.folder {} cannot be made", folder.display()), error)
+            })?;
+            Ok(Some(Arc::new(mailer)))
+        }
+        MailTransport::Smtp { sender, server } => {
+            let mailer = SmtpMailer::new(smtp_settings(sender, server));
+            Ok(Some(Arc::new(mailer.map_err(|error| Failure::setting("mail.smtp", &error))?)))
+        }
+    }
+}
+
+/// A mailer that keeps what it is given, and the way to look at it.
+///
+/// # Errors
+/// None that could come: the demo's sender is a mailbox.
+pub(crate) fn memory_mailer() -> Result<(Arc<dyn Mailer>, Caught), Failure> {
+    let sender = Sender { from: "threepid demo <noreply@demo.localhost>".to_owned(), reply_to: None };
+    let mailer = Arc::new(MemoryMailer::new(mailboxes(&sender)?, MAILS_CAUGHT));
+    let caught = Arc::clone(&mailer);
+    let letters = move || {
+        let caught = caught.caught().into_iter();
+        caught.map(|mail| Letter { to: mail.recipient, subject: mail.subject, text: mail.text }).collect()
+    };
+    Ok((mailer, Arc::new(letters)))
+}
+
+async fn connect(config: &Config) -> Result<Database, Failure> {
+    let mut settings = ConnectSettings::new(&config.database.url);
+    settings.readers = config.database.readers;
+    Database::connect(&settings)
+        .await
+        .map_err(|error| Failure::running("the database cannot be opened", error))
+}
+
+fn server_key(config: &Config) -> Result<ServerKey, Failure> {
+    match &config.server_key {
+        KeySource::Value(value) => {
+            ServerKey::parse(value.expose()).map_err(|error| Failure::setting("server_key.value", &error))
+        }
+        KeySource::File(path) => ServerKey::load_or_create(path)
+            .map_err(|error| Failure::running("the server's key cannot be used", error)),
+    }
+}
+
+fn mailboxes(sender: &Sender) -> Result<lettre::Sender, Failure> {
+    let read = lettre::Sender::parse(&sender.from, sender.reply_to.as_deref());
+    read.map_err(|error| Failure::setting(&format!("mail.{}", error.setting), &error))
+}
+
+fn smtp_settings(sender: &Sender, server: &SmtpServer) -> SmtpSettings {
+    let credentials = server.credentials.as_ref();
+    SmtpSettings {
+        security: match server.security {
+            Security::None => SmtpSecurity::None,
+            Security::Starttls => SmtpSecurity::StartTls,
+            Security::Tls => SmtpSecurity::Tls,
+        },
+        credentials: credentials.map(|(user, password)| (user.clone(), password.expose().to_owned())),
+        hello_name: server.hello.clone(),
+        reply_to: sender.reply_to.clone(),
+        timeout: server.timeout,
+        send_timeout: server.send_timeout,
+        connections: server.connections,
+        extra_ca: server.ca_file.clone(),
+        ..SmtpSettings::new(&server.host, server.port, &sender.from)
+    }
+}
+
+fn limiter(config: &Config) -> Result<GovernorLimiter, Failure> {
+    let rate = |rate: &Rate| limits::Rate { per_second: rate.per_second, burst: rate.burst };
+    let settings = LimitSettings {
+        request_token_per_client: rate(&config.limits.request_token_per_client),
+        request_token_per_address: rate(&config.limits.request_token_per_address),
+        max_subjects: config.limits.max_subjects,
+    };
+    GovernorLimiter::new(settings).map_err(|error| Failure::setting("limits", &error))
+}
+
+fn templates(config: &Config) -> Result<MinijinjaTemplates, Failure> {
+    let settings =
+        TemplateSettings { app_name: config.mail.app_name.clone(), folder: config.templates.clone() };
+    MinijinjaTemplates::new(&settings).map_err(|error| Failure::setting("templates.folder", &error))
+}
+
+fn homeserver(accounts: &HomeserverAccounts) -> Result<LocalAccounts, Failure> {
+    Err(Failure::running(format!("cannot ask {}", accounts.base_url), "this build asks no homeserver"))
+}
