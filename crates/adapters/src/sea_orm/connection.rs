@@ -87,8 +87,7 @@ impl Database {
         self.applied().await?;
         let mark = async {
             let transaction = self.begin().await?;
-            let statement = format!("PRAGMA application_id = {}", sqlite::APPLICATION_ID);
-            transaction.execute_unprepared(&statement).await?;
+            sqlite::mark(&transaction).await?;
             transaction.commit().await
         };
         mark.await.map_err(|error| self.explain(&error))

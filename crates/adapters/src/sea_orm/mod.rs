@@ -8,7 +8,7 @@
 //!
 //! A unit of work is one transaction, which is finished whether or not its caller waits. Unique keys decide who came
 //! first, never a look before the write. No table holds a secret: tokens and client secrets are there as keyed hashes
-//! alone. Everything outside [`sqlite`] is written for SQLite and PostgreSQL alike.
+//! alone. What is SQLite's own stands in `sqlite.rs`; everything else is written for PostgreSQL alike.
 
 mod accounts;
 mod connection;

@@ -5,20 +5,21 @@
 //! (`synchronous=FULL`), since an answer promises that it is durable. A file carries threepid's `application_id`; one
 //! that carries another, or tables without it, is left exactly as it was found.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions, Connection};
-use sea_orm::{DatabaseConnection, DbErr, SqlxSqliteConnector};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqlxSqliteConnector};
 use tokio::time::Instant;
 
 use super::connection::ConnectSettings;
 use super::error::{ConnectError, driver_error};
 
 /// `application_id` of our files: "3pid" in ASCII. `file` and `PRAGMA application_id` show it.
-pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
+const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
 
 /// A file of ours, opened.
 pub(super) struct Opened {
@@ -39,6 +40,9 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     {
         return Err(ConnectError::MissingFolder(folder.to_owned()));
     }
+    if creates(&settings.url) {
+        create_private(&path)?;
+    }
     recognise(&options)
         .await
         .map_err(|error| explain(&path, &error))?
@@ -54,29 +58,52 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     Ok(Opened { writer, readers, path })
 }
 
-/// A path, `sqlite:path` or `sqlite://path`, the latter with `?mode=rwc` (the default), `rw` or `ro`.
+/// Whether a missing file is to be made: unless another mode is asked for.
+fn creates(url: &str) -> bool {
+    let query = if url.starts_with("sqlite:") { url.split_once('?') } else { None };
+    query.is_none_or(|(_, query)| !query.contains("mode=") || query.contains("mode=rwc"))
+}
+
+/// A path, `sqlite:path` or `sqlite://path`, the latter two with `?mode=rwc` (the default), `rw` or `ro`.
 fn parse(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
     let refuse = |reason: &str| ConnectError::Url(reason.to_owned());
     let options = if url.starts_with("sqlite:") {
-        // Nothing but the path is needed, so the default is to create the file.
-        let chosen = url.split_once('?').is_some_and(|(_, query)| query.contains("mode="));
         let options =
             SqliteConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
-        if chosen { options } else { options.create_if_missing(true) }
+        options.create_if_missing(creates(url))
     } else if let Some((scheme, _)) = url.split_once("://") {
         return Err(ConnectError::Url(format!("this build has no driver for {scheme}; use sqlite://path")));
     } else {
         SqliteConnectOptions::new().filename(url).create_if_missing(true)
     };
-    let name = options.get_filename().as_os_str();
-    if name.is_empty() {
+    if options.get_filename().as_os_str().is_empty() {
         return Err(refuse("it names no file; use sqlite://path"));
     }
     // Several connections to memory would be several databases, and none of them durable.
-    if name == ":memory:" || url.contains(":memory:") || url.contains("mode=memory") {
+    if url.contains(":memory:") || url.contains("mode=memory") {
         return Err(refuse("a database in memory is not durable; use sqlite://path"));
     }
-    Ok(options)
+    // A shared cache makes readers wait for the writer, and an immutable file hides its commits.
+    Ok(options.shared_cache(false).immutable(false))
+}
+
+/// Makes an empty file, which is an empty database, readable by its owner alone: addresses are nobody else's business.
+/// The engine gives its files beside it the same permissions. A file that is there stays as it is.
+fn create_private(path: &Path) -> Result<(), ConnectError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let (path, reason) = match options.open(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => (path.to_owned(), error),
+    };
+    Err(match reason.kind() {
+        ErrorKind::ReadOnlyFilesystem => ConnectError::ReadOnly(path),
+        ErrorKind::StorageFull => ConnectError::Disk { path, reason: reason.to_string() },
+        _ => ConnectError::CannotOpen { path, reason: reason.to_string() },
+    })
 }
 
 /// Whether the file is ours or empty. It is read as it is: not even its journal mode changes.
@@ -87,6 +114,12 @@ async fn recognise(options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> 
         sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await?;
     connection.close().await?;
     Ok(id == APPLICATION_ID || (id == 0 && tables == 0))
+}
+
+/// Writes our `application_id` into the file.
+pub(super) async fn mark(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+    transaction.execute_unprepared(&format!("PRAGMA application_id = {APPLICATION_ID}")).await?;
+    Ok(())
 }
 
 async fn pool(
@@ -136,7 +169,7 @@ pub(super) fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
         Some(10 | 13) => ConnectError::Disk { reason: reason(), path },
         Some(11 | 26) => ConnectError::NotADatabase { reason: reason(), path },
         Some(14) => match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => ConnectError::MissingFile(path),
+            Err(error) if error.kind() == ErrorKind::NotFound => ConnectError::MissingFile(path),
             Err(error) => ConnectError::CannotOpen { reason: error.to_string(), path },
             Ok(found) if found.is_dir() => {
                 ConnectError::CannotOpen { reason: "it is a folder".to_owned(), path }

@@ -148,6 +148,8 @@ async fn what_is_in_the_way_of_a_file_is_named() -> TestResult {
     std::fs::create_dir(folder.path().join("folder"))?;
     let error = refusal(&at("folder")).await?;
     assert!(matches!(&error, ConnectError::CannotOpen { .. }), "{error:?}");
+    let error = refusal(&at(&"x".repeat(300))).await?;
+    assert!(matches!(&error, ConnectError::CannotOpen { .. }), "{error:?}");
     std::fs::write(folder.path().join("letter.txt"), "Dear database,\n".repeat(1000))?;
     let error = refusal(&at("letter.txt")).await?;
     assert!(matches!(&error, ConnectError::NotADatabase { .. }), "{error:?}");
@@ -231,5 +233,22 @@ async fn the_first_key_is_remembered_and_another_refused() -> TestResult {
         "{line}"
     );
     database.claim_key("fingerprint one").await?;
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_database_is_readable_by_its_owner_alone() -> TestResult {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir()?;
+    let _database = open(&folder).await?;
+    let mut files = 0;
+    for file in std::fs::read_dir(folder.path())? {
+        files += 1;
+        let file = file?;
+        assert_eq!(file.metadata()?.permissions().mode() & 0o777, 0o600, "{}", file.path().display());
+    }
+    assert_eq!(files, 3, "the database, its log and the log's index");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod connect;
+mod contract;
 mod outbox;
 mod store;
 
