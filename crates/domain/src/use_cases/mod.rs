@@ -60,3 +60,6 @@ const DECISIONS: usize = 32;
 fn too_many_conflicts() -> Unavailable {
     Unavailable::new("store", format!("{DECISIONS} conflicts in a row"))
 }
+
+#[cfg(test)]
+mod interleaving;

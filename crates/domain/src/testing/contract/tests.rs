@@ -1,8 +1,19 @@
 //! The kits run on the fakes, and are shown to fail on stores that break their promises.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use super::{Backend, MailBackend};
+use async_trait::async_trait;
+use futures_util::FutureExt;
+
+use super::{Backend, BoxFuture, MailBackend, outbox as outbox_kit, store as store_kit};
+use crate::model::{
+    Address, Change, Claimed, KeyedHash, LeaseId, MessageId, Settlement, Sid, Threepid, Timestamp,
+    UnitOfWork, UserId, ValidationSession,
+};
+use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use crate::testing::{MemoryStore, RecordingMailer};
 
 async fn memory() -> Backend {
@@ -40,4 +51,266 @@ fn every_case_of_a_kit_is_run_by_its_macro() {
         let missing: Vec<_> = cases.map(|(name, _)| name).filter(|name| !macros.contains(name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
+}
+
+/// One promise that a store breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    /// Looks whether the address is free, and takes it later without looking again.
+    ChecksThenInserts,
+    /// Overwrites whatever revision is stored.
+    IgnoresRevisions,
+    /// Lets one key have two sessions.
+    AllowsASecondSession,
+    /// Commits each change on its own.
+    CommitsOneByOne,
+    /// Loses messages.
+    LosesMessages,
+    /// Lists in the wrong order.
+    ListsBackwards,
+    /// Claims hold nothing.
+    LeasesNothing,
+    /// Says yes to every settlement.
+    SettlesEverything,
+    /// Tries at once what should wait.
+    RetriesAtOnce,
+    /// Hears only what happens while it listens.
+    SleepsThroughBells,
+}
+
+/// A store that keeps every promise but one.
+struct Broken {
+    inner: MemoryStore,
+    flaw: Flaw,
+    lookers: AtomicUsize,
+}
+
+fn broken(flaw: Flaw) -> Backend {
+    let store = Arc::new(Broken { inner: MemoryStore::new(), flaw, lookers: AtomicUsize::new(0) });
+    Backend::new(store.clone(), store)
+}
+
+impl Broken {
+    async fn commit_change(&self, change: Change) -> Result<(), CommitError> {
+        let unit = UnitOfWork::new();
+        let unit = match change {
+            Change::PutSession(session) => unit.put_session(session),
+            Change::PutThreepid(threepid) => unit.put_threepid(threepid),
+            Change::Enqueue(message) => unit.enqueue(message),
+        };
+        self.inner.commit(unit).await
+    }
+
+    /// Writes what another may have written meanwhile, and does not notice.
+    async fn check_then_insert(&self, unit: UnitOfWork) -> Result<(), CommitError> {
+        for change in unit.changes() {
+            if let Change::PutThreepid(threepid) = change {
+                if self.inner.owner(&threepid.address).await?.is_some_and(|owner| owner != threepid.user_id) {
+                    return Err(CommitError::Conflict(Conflict::AddressOwned));
+                }
+                // The moment between look and write, made long enough for all sixteen to look.
+                self.lookers.fetch_add(1, Ordering::SeqCst);
+                while !self.lookers.load(Ordering::SeqCst).is_multiple_of(16) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        match self.inner.commit(unit).await {
+            Err(CommitError::Conflict(Conflict::AddressOwned)) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Broken {
+    async fn session(&self, sid: &Sid) -> Result<Option<ValidationSession>, Unavailable> {
+        self.inner.session(sid).await
+    }
+
+    async fn current_session(&self, key: KeyedHash) -> Result<Option<ValidationSession>, Unavailable> {
+        self.inner.current_session(key).await
+    }
+
+    async fn owner(&self, address: &Address) -> Result<Option<UserId>, Unavailable> {
+        self.inner.owner(address).await
+    }
+
+    async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable> {
+        let mut threepids = self.inner.threepids(user).await?;
+        if self.flaw == Flaw::ListsBackwards {
+            threepids.reverse();
+        }
+        Ok(threepids)
+    }
+
+    async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
+        match self.flaw {
+            Flaw::ChecksThenInserts => self.check_then_insert(unit).await,
+            Flaw::CommitsOneByOne => {
+                for change in unit.into_changes() {
+                    self.commit_change(change).await?;
+                }
+                Ok(())
+            }
+            Flaw::IgnoresRevisions => {
+                let mut fresh = UnitOfWork::new();
+                for change in unit.into_changes() {
+                    fresh = match change {
+                        Change::PutSession(session) => {
+                            let stored = self.inner.session(session.sid()).await?;
+                            let mut record = session.record().clone();
+                            record.revision = stored.map_or(0, |stored| stored.record().revision);
+                            fresh.put_session(ValidationSession::from_record(record))
+                        }
+                        Change::PutThreepid(threepid) => fresh.put_threepid(threepid),
+                        Change::Enqueue(message) => fresh.enqueue(message),
+                    };
+                }
+                self.inner.commit(fresh).await
+            }
+            Flaw::AllowsASecondSession => match self.inner.commit(unit.clone()).await {
+                Err(CommitError::Conflict(Conflict::SessionExists)) => {
+                    let superseded = unit.into_changes().into_iter().fold(
+                        UnitOfWork::new(),
+                        |unit, change| match change {
+                            Change::PutSession(mut session) => {
+                                session.supersede();
+                                unit.put_session(session)
+                            }
+                            Change::PutThreepid(threepid) => unit.put_threepid(threepid),
+                            Change::Enqueue(message) => unit.enqueue(message),
+                        },
+                    );
+                    self.inner.commit(superseded).await
+                }
+                other => other,
+            },
+            Flaw::LosesMessages => {
+                let kept =
+                    unit.into_changes().into_iter().fold(UnitOfWork::new(), |unit, change| match change {
+                        Change::PutSession(session) => unit.put_session(session),
+                        Change::PutThreepid(threepid) => unit.put_threepid(threepid),
+                        Change::Enqueue(_) => unit,
+                    });
+                self.inner.commit(kept).await
+            }
+            _ => self.inner.commit(unit).await,
+        }
+    }
+
+    async fn check(&self) -> Result<(), Unavailable> {
+        self.inner.check().await
+    }
+}
+
+#[async_trait]
+impl Outbox for Broken {
+    async fn claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        lease_id: LeaseId,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, Unavailable> {
+        let lease = if self.flaw == Flaw::LeasesNothing { Duration::ZERO } else { lease };
+        self.inner.claim(now, lease, lease_id, limit).await
+    }
+
+    async fn settle(
+        &self,
+        id: &MessageId,
+        lease_id: &LeaseId,
+        now: Timestamp,
+        settlement: Settlement,
+    ) -> Result<bool, Unavailable> {
+        let settlement = match settlement {
+            Settlement::Retry { reason, .. } if self.flaw == Flaw::RetriesAtOnce => {
+                Settlement::Retry { at: now, reason }
+            }
+            as_it_is => as_it_is,
+        };
+        let settled = self.inner.settle(id, lease_id, now, settlement).await?;
+        Ok(settled || self.flaw == Flaw::SettlesEverything)
+    }
+
+    async fn woken(&self) {
+        if self.flaw == Flaw::SleepsThroughBells {
+            pending::<()>().await;
+        }
+        self.inner.woken().await;
+    }
+}
+
+fn spawn(task: BoxFuture<()>) -> BoxFuture<()> {
+    let task = tokio::spawn(task);
+    Box::pin(async move { assert!(task.await.is_ok(), "a task of the case panicked") })
+}
+
+/// Whether a case fails on a backend, as a test that panics.
+macro_rules! catches {
+    ($kit:ident::$case:ident, $flaw:expr $(, $spawn:expr)?) => {{
+        let backend = broken($flaw);
+        let run = tokio::spawn(async move { $kit::$case(&backend $(, $spawn)?).await });
+        run.await.is_err_and(|error| error.is_panic())
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_look_before_the_write_passes_one_by_one_and_fails_at_once() {
+    let flaw = Flaw::ChecksThenInserts;
+    assert!(!catches!(store_kit::an_address_belongs_to_whoever_added_it_first, Flaw::ListsBackwards));
+    assert!(catches!(store_kit::two_accounts_that_add_one_address_at_once_have_one_winner, flaw, spawn));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_without_revisions_is_caught() {
+    assert!(catches!(store_kit::a_session_of_another_revision_is_stale, Flaw::IgnoresRevisions));
+    assert!(catches!(store_kit::one_revision_is_replaced_once, Flaw::IgnoresRevisions, spawn));
+    assert!(catches!(store_kit::one_sid_used_twice_at_once_opens_one_session, Flaw::IgnoresRevisions, spawn));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_lets_one_key_have_two_sessions_is_caught() {
+    let flaw = Flaw::AllowsASecondSession;
+    assert!(catches!(store_kit::a_second_current_session_under_one_key_is_refused, flaw));
+    assert!(catches!(store_kit::one_key_used_twice_at_once_opens_one_session, flaw, spawn));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_commits_changes_one_by_one_is_caught() {
+    let flaw = Flaw::CommitsOneByOne;
+    assert!(catches!(store_kit::a_unit_whose_third_change_conflicts_changes_nothing, flaw));
+    assert!(catches!(store_kit::a_unit_is_applied_in_its_order, flaw));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_loses_messages_or_order_is_caught() {
+    assert!(catches!(store_kit::a_message_is_claimable_once_its_unit_is_committed, Flaw::LosesMessages));
+    assert!(catches!(store_kit::threepids_are_listed_oldest_first_then_by_address, Flaw::ListsBackwards));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_outbox_without_leases_is_caught() {
+    let flaw = Flaw::LeasesNothing;
+    assert!(catches!(outbox_kit::a_claimed_message_is_not_claimed_again_before_its_lease_ends, flaw));
+    assert!(catches!(outbox_kit::a_lease_has_one_heir, flaw, spawn));
+    assert!(catches!(outbox_kit::leases_and_counts_outlive_a_restart, flaw));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_outbox_that_settles_wrongly_is_caught() {
+    assert!(catches!(outbox_kit::a_lost_lease_settles_nothing, Flaw::SettlesEverything));
+    assert!(catches!(outbox_kit::a_message_is_settled_once_per_claim, Flaw::SettlesEverything));
+    assert!(catches!(outbox_kit::a_message_to_be_tried_again_waits_for_its_time, Flaw::RetriesAtOnce));
+}
+
+#[test]
+fn an_outbox_that_sleeps_through_what_came_before_is_caught() {
+    let woken = |flaw| {
+        let backend = broken(flaw);
+        outbox_kit::woken_returns_for_a_message_owed_just_before(&backend).now_or_never()
+    };
+    assert_eq!(woken(Flaw::ListsBackwards), Some(()), "in memory nothing waits");
+    assert_eq!(woken(Flaw::SleepsThroughBells), None);
 }

@@ -1,1 +1,335 @@
+#![expect(clippy::unwrap_used, reason = "a test that meets nonsense of its own fails")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::model::{AddressRules, Rule, SessionState};
+use crate::ports::MockStore;
+use crate::testing::{CommitFailure, CountedSecrets, FixedClock, Fixture, OpenLimiter};
+use crate::use_cases::interleaving::{at_once, contacts};
+use crate::use_cases::{Policy, SubmitTokenError};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const ALICE: &str = "alice@example.org";
+
+fn on(store: MockStore) -> Contacts {
+    Contacts::new(
+        Arc::new(store),
+        Arc::new(FixedClock::default()),
+        Arc::new(CountedSecrets::default()),
+        Arc::new(OpenLimiter),
+        Policy { sends_mail: true, ..Policy::default() },
+    )
+}
+
+fn down() -> Unavailable {
+    Unavailable::new("store", "down")
+}
+
+#[tokio::test]
+async fn a_first_request_opens_a_session_and_owes_one_mail() {
+    let fixture = Fixture::new();
+    let sid = fixture.request(" Alice@EXAMPLE.org", "secret", 1).await.unwrap();
+    assert!(sid.is_well_formed());
+    let sessions = fixture.store.sessions();
+    assert_eq!(sessions.len(), 1);
+    let record = sessions[0].record();
+    assert_eq!((&record.sid, record.current, record.revision), (&sid, true, 1));
+    assert_eq!(record.address, Fixture::address(ALICE));
+    let rows = fixture.store.outbox_rows();
+    assert_eq!(rows.len(), 1);
+    let expected = OutboxMessage {
+        id: rows[0].message.id.clone(),
+        payload: Payload::ValidationMail {
+            to: Fixture::email(ALICE),
+            sid,
+            generation: record.tokens[0].generation,
+        },
+        created_at: FixedClock::START,
+        due_at: FixedClock::START,
+        not_after: FixedClock::START.plus(HOUR),
+    };
+    assert_eq!(rows[0].message, expected);
+}
+
+#[tokio::test]
+async fn the_same_request_again_gets_the_same_sid_and_no_mail() {
+    let fixture = Fixture::new();
+    let sid = fixture.request(ALICE, "secret", 5).await.unwrap();
+    for (spelling, attempt) in [(ALICE, 5), (ALICE, 4), (ALICE, 0), ("ALICE@Example.ORG", 5)] {
+        assert_eq!(fixture.request(spelling, "secret", attempt).await.unwrap(), sid);
+    }
+    assert_eq!(fixture.store.outbox_rows().len(), 1);
+}
+
+#[tokio::test]
+async fn a_higher_attempt_sends_again_and_the_older_token_stays_good() {
+    let fixture = Fixture::new();
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    let first = fixture.newest_token(&sid);
+    fixture.clock.advance(HOUR / 2);
+    assert_eq!(fixture.request(ALICE, "secret", (1 << 53) - 1).await.unwrap(), sid);
+    assert_ne!(fixture.newest_token(&sid), first);
+    let rows = fixture.store.outbox_rows();
+    assert_eq!(rows.len(), 2);
+    assert_ne!(rows[0].message.id, rows[1].message.id);
+    assert_eq!(rows[1].message.not_after, FixedClock::START.plus(HOUR * 3 / 2));
+    assert!(fixture.submit(&sid, first).await.is_ok());
+}
+
+#[tokio::test]
+async fn another_secret_or_another_address_is_another_session() {
+    let fixture = Fixture::new();
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_ne!(fixture.request(ALICE, "Secret", 1).await.unwrap(), sid);
+    assert_ne!(fixture.request("bob@example.org", "secret", 1).await.unwrap(), sid);
+    assert_eq!(fixture.store.outbox_rows().len(), 3);
+}
+
+#[tokio::test]
+async fn a_proven_address_gets_no_more_mail() {
+    let fixture = Fixture::new();
+    let sid = fixture.proven(ALICE, "secret").await;
+    assert_eq!(fixture.request(ALICE, "secret", 2).await.unwrap(), sid);
+    fixture.clock.advance(HOUR * 24 - Duration::from_millis(1));
+    assert_eq!(fixture.request(ALICE, "secret", 3).await.unwrap(), sid);
+    assert_eq!(fixture.store.outbox_rows().len(), 1);
+}
+
+#[tokio::test]
+async fn after_its_end_a_new_session_takes_the_place_and_the_count_starts_over() {
+    for end in ["expired", "proof expired", "burnt", "consumed"] {
+        let fixture = Fixture::new();
+        let old = fixture.request(ALICE, "secret", 7).await.unwrap();
+        match end {
+            "expired" => fixture.clock.advance(HOUR),
+            "proof expired" => {
+                fixture.submit(&old, fixture.newest_token(&old)).await.unwrap();
+                fixture.clock.advance(HOUR * 24);
+            }
+            "burnt" => {
+                for _ in 0..5 {
+                    let answer = fixture.submit(&old, crate::model::Token::new("wrong")).await;
+                    assert!(matches!(answer, Err(SubmitTokenError::Incorrect)));
+                }
+            }
+            _ => {
+                // Spent, and the address given up since.
+                use crate::ports::Store;
+                fixture.submit(&old, fixture.newest_token(&old)).await.unwrap();
+                let mut session = fixture.store.sessions().remove(0);
+                let user = Fixture::user("@alice:example.org");
+                session.spend(&user, FixedClock::START, &crate::model::Lifetimes::default()).unwrap();
+                fixture.store.commit(UnitOfWork::new().put_session(session)).await.unwrap();
+            }
+        }
+        let new = fixture.request(ALICE, "secret", 1).await.unwrap();
+        assert_ne!(new, old, "{end}");
+        assert_eq!(fixture.store.outbox_rows().len(), 2, "{end}");
+        assert_eq!(fixture.request(ALICE, "secret", 1).await.unwrap(), new, "{end}");
+        let currents: Vec<_> = fixture.store.sessions().into_iter().filter(|s| s.record().current).collect();
+        assert_eq!(currents.len(), 1, "{end}");
+        assert_eq!(currents[0].sid(), &new, "{end}");
+        assert!(fixture.submit(&new, fixture.newest_token(&new)).await.is_ok(), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_mail_says_so_and_counts_nothing() {
+    let fixture = Fixture::with_policy(Policy::default());
+    let answer = fixture.request(ALICE, "secret", 1).await;
+    assert!(matches!(answer, Err(RequestTokenError::MediumNotSupported)));
+    assert_eq!(fixture.limiter.taken(), []);
+    assert_eq!(fixture.store.sessions(), []);
+}
+
+#[tokio::test]
+async fn a_denied_address_opens_nothing() {
+    let rules = AddressRules::new(vec![], vec![Rule::domain("example.org").unwrap()]);
+    let fixture = Fixture::with_policy(Policy { sends_mail: true, rules, ..Policy::default() });
+    assert!(matches!(fixture.request(ALICE, "secret", 1).await, Err(RequestTokenError::Denied)));
+    assert_eq!(fixture.store.sessions(), []);
+    assert_eq!(fixture.store.outbox_rows(), []);
+    assert!(fixture.request("alice@example.net", "secret", 1).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_address_in_use_opens_nothing_for_anybody() {
+    let fixture = Fixture::new();
+    let sid = fixture.proven(ALICE, "secret").await;
+    fixture.add("@alice:example.org", &sid, "secret").await.unwrap();
+    for secret in ["secret", "other"] {
+        assert!(matches!(fixture.request(ALICE, secret, 9).await, Err(RequestTokenError::InUse)));
+    }
+    assert_eq!(fixture.store.outbox_rows().len(), 1);
+}
+
+#[tokio::test]
+async fn requests_are_limited_per_client_and_per_address() {
+    let fixture = Fixture::new();
+    let mut request = Fixture::request_for(ALICE, "secret", 1);
+    request.client_ip = Some("192.0.2.7".parse().unwrap());
+    fixture.contacts.request_email_token(request.clone()).await.unwrap();
+    let taken = fixture.limiter.taken();
+    assert_eq!(taken[0], (Limit::RequestTokenPerClient, "192.0.2.7".to_owned()));
+    assert_eq!(taken[1].0, Limit::RequestTokenPerAddress);
+    assert!(!taken[1].1.contains("alice"), "the limiter keeps no address");
+    fixture.request("Alice@example.ORG", "other", 1).await.unwrap();
+    assert_eq!(fixture.limiter.taken()[2], taken[1], "spellings of one address are one subject");
+
+    let second = Duration::from_secs(1);
+    for verdicts in [&[Verdict::RetryAfter(second)][..], &[Verdict::Allowed, Verdict::RetryAfter(second)]] {
+        verdicts.iter().for_each(|verdict| fixture.limiter.next_is(*verdict));
+        request.send_attempt = Fixture::attempt(2);
+        let answer = fixture.contacts.request_email_token(request.clone()).await;
+        assert!(matches!(answer, Err(RequestTokenError::Limited { retry_after }) if retry_after == second));
+    }
+    assert_eq!(fixture.store.outbox_rows().len(), 2, "no mail beyond the limit");
+}
+
+#[tokio::test]
+async fn a_limiter_that_cannot_count_lets_nothing_through() {
+    let fixture = Fixture::new();
+    fixture.limiter.next_is_unavailable();
+    assert!(matches!(fixture.request(ALICE, "secret", 1).await, Err(RequestTokenError::Unavailable(_))));
+    assert_eq!(fixture.store.outbox_rows(), []);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
+    let request = || Fixture::request_for(ALICE, "secret", 1);
+    let mut store = MockStore::new();
+    store.expect_owner().times(1).returning(|_| Err(down()));
+    let answer = on(store).request_email_token(request()).await;
+    assert!(matches!(answer, Err(RequestTokenError::Unavailable(_))), "owner");
+
+    let mut store = MockStore::new();
+    store.expect_owner().returning(|_| Ok(None));
+    store.expect_current_session().times(1).returning(|_| Err(down()));
+    let answer = on(store).request_email_token(request()).await;
+    assert!(matches!(answer, Err(RequestTokenError::Unavailable(_))), "current_session");
+
+    let mut store = MockStore::new();
+    store.expect_owner().returning(|_| Ok(None));
+    store.expect_current_session().returning(|_| Ok(None));
+    store.expect_commit().times(1).returning(|_| Err(down().into()));
+    let answer = on(store).request_email_token(request()).await;
+    assert!(matches!(answer, Err(RequestTokenError::Unavailable(_))), "commit");
+}
+
+#[tokio::test]
+async fn a_conflict_is_decided_anew_on_what_is_stored_by_then() {
+    // Another request under the same key comes first: its session is the answer, and no mail is owed besides.
+    let other = Fixture::new();
+    let theirs = other.request(ALICE, "secret", 1).await.unwrap();
+    let session = other.store.sessions().remove(0);
+    let mut store = MockStore::new();
+    store.expect_owner().returning(|_| Ok(None));
+    let reads = AtomicUsize::new(0);
+    store.expect_current_session().times(2).returning(move |_| {
+        let first = reads.fetch_add(1, Ordering::SeqCst) == 0;
+        Ok(if first { None } else { Some(session.clone()) })
+    });
+    store.expect_commit().times(1).returning(|_| Err(CommitError::Conflict(Conflict::SessionExists)));
+    let answer = on(store).request_email_token(Fixture::request_for(ALICE, "secret", 1)).await;
+    assert_eq!(answer.unwrap(), theirs);
+}
+
+#[tokio::test]
+async fn a_stale_session_is_read_and_written_again() {
+    let other = Fixture::new();
+    let sid = other.request(ALICE, "secret", 1).await.unwrap();
+    let session = other.store.sessions().remove(0);
+    let mut store = MockStore::new();
+    store.expect_owner().returning(|_| Ok(None));
+    store.expect_current_session().times(2).returning(move |_| Ok(Some(session.clone())));
+    let commits = AtomicUsize::new(0);
+    store.expect_commit().times(2).returning(move |unit| {
+        assert_eq!(unit.changes().len(), 2, "session and mail together");
+        let first = commits.fetch_add(1, Ordering::SeqCst) == 0;
+        if first { Err(CommitError::Conflict(Conflict::StaleSession)) } else { Ok(()) }
+    });
+    let answer = on(store).request_email_token(Fixture::request_for(ALICE, "secret", 2)).await;
+    assert_eq!(answer.unwrap(), sid);
+}
+
+#[tokio::test]
+async fn a_storm_of_conflicts_ends() {
+    let mut store = MockStore::new();
+    store.expect_owner().returning(|_| Ok(None));
+    store.expect_current_session().returning(|_| Ok(None));
+    store.expect_commit().times(DECISIONS).returning(|_| Err(CommitError::Conflict(Conflict::SessionExists)));
+    let answer = on(store).request_email_token(Fixture::request_for(ALICE, "secret", 1)).await;
+    assert!(matches!(answer, Err(RequestTokenError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_a_retry_finds_the_session_and_its_one_mail() {
+    let fixture = Fixture::new();
+    fixture.store.fail_commits(1, CommitFailure::AfterApply);
+    assert!(matches!(fixture.request(ALICE, "secret", 1).await, Err(RequestTokenError::Unavailable(_))));
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!(fixture.store.sessions()[0].sid(), &sid);
+    assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn no_retry_is_answered_without_a_mail_to_come() {
+    let fixture = Fixture::new();
+    fixture.store.fail_commits(1, CommitFailure::BeforeApply);
+    assert!(matches!(fixture.request(ALICE, "secret", 1).await, Err(RequestTokenError::Unavailable(_))));
+    assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (0, 0));
+    fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_request_many_times_at_once_is_one_session_and_one_mail() {
+    for count in [2, 50] {
+        let fixture = Fixture::new();
+        let contacts = contacts(&fixture);
+        let answers = at_once((0..count).map(|_| {
+            let contacts = contacts.clone();
+            async move { contacts.request_email_token(Fixture::request_for(ALICE, "secret", 1)).await.unwrap() }
+        }))
+        .await;
+        assert!(answers.iter().all(|sid| *sid == answers[0]), "{answers:?}");
+        assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (1, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_ended_session_is_replaced_once_however_many_ask_at_once() {
+    let fixture = Fixture::new();
+    let old = fixture.request(ALICE, "secret", 1).await.unwrap();
+    fixture.clock.advance(HOUR);
+    let contacts = contacts(&fixture);
+    let answers = at_once((0..20).map(|_| {
+        let contacts = contacts.clone();
+        async move { contacts.request_email_token(Fixture::request_for(ALICE, "secret", 1)).await.unwrap() }
+    }))
+    .await;
+    assert!(answers.iter().all(|sid| *sid == answers[0] && *sid != old), "{answers:?}");
+    assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rising_attempts_at_once_never_send_one_token_twice() {
+    let fixture = Fixture::new();
+    let contacts = contacts(&fixture);
+    let answers = at_once((1..=20).map(|attempt| {
+        let contacts = contacts.clone();
+        async move { contacts.request_email_token(Fixture::request_for(ALICE, "secret", attempt)).await.unwrap() }
+    }))
+    .await;
+    assert!(answers.iter().all(|sid| *sid == answers[0]));
+    let session = fixture.store.sessions().remove(0);
+    assert_eq!(session.record().send_attempt, Fixture::attempt(20));
+    assert_eq!(session.record().state, SessionState::Pending { wrong_tokens: 0 });
+    let sent = fixture.store.outbox_rows().into_iter().map(|row| match row.message.payload {
+        Payload::ValidationMail { generation, .. } => generation,
+    });
+    let issued: Vec<_> = session.record().tokens.iter().map(|token| token.generation).collect();
+    assert_eq!(sent.collect::<Vec<_>>(), issued, "one mail for each token");
+}

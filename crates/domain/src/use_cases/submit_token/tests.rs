@@ -1,1 +1,226 @@
+#![expect(clippy::unwrap_used, reason = "a test that meets nonsense of its own fails")]
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::model::SessionState;
+use crate::ports::{Conflict, MockStore};
+use crate::testing::{CommitFailure, CountedSecrets, FixedClock, Fixture, OpenLimiter};
+use crate::use_cases::Policy;
+use crate::use_cases::interleaving::{at_once, contacts};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const ALICE: &str = "alice@example.org";
+
+fn on(store: MockStore) -> Contacts {
+    Contacts::new(
+        Arc::new(store),
+        Arc::new(FixedClock::default()),
+        Arc::new(CountedSecrets::default()),
+        Arc::new(OpenLimiter),
+        Policy { sends_mail: true, ..Policy::default() },
+    )
+}
+
+fn down() -> Unavailable {
+    Unavailable::new("store", "down")
+}
+
+fn wrong() -> Token {
+    Token::new("wrong")
+}
+
+async fn requested() -> (Fixture, Sid, Token) {
+    let fixture = Fixture::new();
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    let token = fixture.newest_token(&sid);
+    (fixture, sid, token)
+}
+
+fn state(fixture: &Fixture) -> SessionState {
+    fixture.store.sessions().remove(0).record().state.clone()
+}
+
+async fn by_client(
+    fixture: &Fixture,
+    sid: &Sid,
+    secret: &str,
+    token: Token,
+) -> Result<Confirmed, SubmitTokenError> {
+    let door = Door::Client(Fixture::secret(secret));
+    fixture.contacts.submit_token(SubmitToken { sid: sid.clone(), token, door }).await
+}
+
+#[tokio::test]
+async fn the_right_token_proves_the_address_through_either_door() {
+    let (fixture, sid, token) = requested().await;
+    fixture.submit(&sid, token).await.unwrap();
+    assert_eq!(state(&fixture), SessionState::Validated { at: FixedClock::START });
+
+    let (fixture, sid, token) = requested().await;
+    by_client(&fixture, &sid, "secret", token).await.unwrap();
+    assert_eq!(state(&fixture), SessionState::Validated { at: FixedClock::START });
+}
+
+#[tokio::test]
+async fn the_right_token_again_says_success_and_changes_nothing() {
+    let (fixture, sid, token) = requested().await;
+    fixture.submit(&sid, token.clone()).await.unwrap();
+    let before = fixture.store.sessions();
+    fixture.clock.advance(HOUR / 2);
+    fixture.submit(&sid, token.clone()).await.unwrap();
+    assert_eq!(fixture.store.sessions(), before);
+    fixture.add("@alice:example.org", &sid, "secret").await.unwrap();
+    fixture.submit(&sid, token).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_browser_goes_where_the_request_said() {
+    let fixture = Fixture::new();
+    let mut request = Fixture::request_for(ALICE, "secret", 1);
+    let link = NextLink::parse("https://app.example/done").unwrap();
+    request.next_link = Some(link.clone());
+    let sid = fixture.contacts.request_email_token(request).await.unwrap();
+    let confirmed = fixture.submit(&sid, fixture.newest_token(&sid)).await.unwrap();
+    assert_eq!(confirmed.next_link, Some(link));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_incorrect_and_nothing_more() {
+    let (fixture, sid, token) = requested().await;
+    let foreign = fixture.request("bob@example.org", "secret", 1).await.unwrap();
+    let before = fixture.store.sessions();
+    let unknown = fixture.submit(&Sid::new("unknown"), token.clone()).await;
+    assert!(matches!(unknown, Err(SubmitTokenError::Incorrect)));
+    let other_secret = by_client(&fixture, &sid, "other", token.clone()).await;
+    assert!(matches!(other_secret, Err(SubmitTokenError::Incorrect)));
+    assert_eq!(fixture.store.sessions(), before, "neither costs the session a try");
+    assert!(matches!(fixture.submit(&foreign, token).await, Err(SubmitTokenError::Incorrect)));
+}
+
+#[tokio::test]
+async fn strangers_without_the_secret_cannot_burn_a_session() {
+    let (fixture, sid, token) = requested().await;
+    for _ in 0..10 {
+        let answer = by_client(&fixture, &sid, "other", wrong()).await;
+        assert!(matches!(answer, Err(SubmitTokenError::Incorrect)));
+    }
+    assert!(by_client(&fixture, &sid, "secret", token).await.is_ok());
+}
+
+#[tokio::test]
+async fn five_wrong_tokens_burn_the_session_whatever_comes_after() {
+    let (fixture, sid, token) = requested().await;
+    for tries in 1..=5_u8 {
+        assert!(matches!(fixture.submit(&sid, wrong()).await, Err(SubmitTokenError::Incorrect)));
+        let expected =
+            if tries < 5 { SessionState::Pending { wrong_tokens: tries } } else { SessionState::Burnt };
+        assert_eq!(state(&fixture), expected, "the count is stored");
+    }
+    assert!(matches!(fixture.submit(&sid, token.clone()).await, Err(SubmitTokenError::Incorrect)));
+    fixture.clock.advance(HOUR * 2);
+    assert!(matches!(fixture.submit(&sid, token).await, Err(SubmitTokenError::Incorrect)), "nor is its age told");
+}
+
+#[tokio::test]
+async fn an_old_token_has_expired_for_whoever_knows_the_secret() {
+    let (fixture, sid, token) = requested().await;
+    fixture.clock.advance(HOUR - Duration::from_millis(1));
+    fixture.request(ALICE, "secret", 2).await.unwrap();
+    fixture.clock.advance(Duration::from_millis(1));
+    let expired = by_client(&fixture, &sid, "secret", token.clone()).await;
+    assert!(matches!(expired, Err(SubmitTokenError::Expired)));
+    assert!(matches!(fixture.submit(&sid, token.clone()).await, Err(SubmitTokenError::Expired)));
+    let other = by_client(&fixture, &sid, "other", token).await;
+    assert!(matches!(other, Err(SubmitTokenError::Incorrect)));
+    assert_eq!(state(&fixture), SessionState::Pending { wrong_tokens: 0 }, "an old token is no wrong one");
+    assert!(fixture.submit(&sid, fixture.newest_token(&sid)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
+    let (fixture, sid, token) = requested().await;
+    let submit = |token| SubmitToken { sid: sid.clone(), token, door: Door::Link };
+    let mut store = MockStore::new();
+    store.expect_session().times(1).returning(|_| Err(down()));
+    let answer = on(store).submit_token(submit(token.clone())).await;
+    assert!(matches!(answer, Err(SubmitTokenError::Unavailable(_))), "session");
+
+    for token in [token, wrong()] {
+        let session = fixture.store.sessions().remove(0);
+        let mut store = MockStore::new();
+        store.expect_session().times(1).returning(move |_| Ok(Some(session.clone())));
+        store.expect_commit().times(1).returning(|_| Err(down().into()));
+        let answer = on(store).submit_token(submit(token)).await;
+        assert!(matches!(answer, Err(SubmitTokenError::Unavailable(_))), "an answer is given once it is stored");
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_is_judged_anew_on_what_is_stored_by_then() {
+    let (fixture, sid, token) = requested().await;
+    let pending = fixture.store.sessions().remove(0);
+    for _ in 0..5 {
+        let _ = fixture.submit(&sid, wrong()).await;
+    }
+    let burnt = fixture.store.sessions().remove(0);
+    let mut store = MockStore::new();
+    let mut reads = vec![burnt, pending];
+    store.expect_session().times(2).returning(move |_| Ok(reads.pop()));
+    store.expect_commit().times(1).returning(|_| Err(CommitError::Conflict(Conflict::StaleSession)));
+    let answer = on(store).submit_token(SubmitToken { sid, token, door: Door::Link }).await;
+    assert!(matches!(answer, Err(SubmitTokenError::Incorrect)), "burnt while it was on its way");
+}
+
+#[tokio::test]
+async fn a_storm_of_conflicts_ends() {
+    let (fixture, sid, token) = requested().await;
+    let session = fixture.store.sessions().remove(0);
+    let mut store = MockStore::new();
+    store.expect_session().times(DECISIONS).returning(move |_| Ok(Some(session.clone())));
+    store.expect_commit().returning(|_| Err(CommitError::Conflict(Conflict::StaleSession)));
+    let answer = on(store).submit_token(SubmitToken { sid, token, door: Door::Link }).await;
+    assert!(matches!(answer, Err(SubmitTokenError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_the_token_says_success_again() {
+    let (fixture, sid, token) = requested().await;
+    for failure in [CommitFailure::BeforeApply, CommitFailure::AfterApply] {
+        fixture.store.fail_commits(1, failure);
+        let lost = fixture.submit(&sid, token.clone()).await;
+        assert!(matches!(lost, Err(SubmitTokenError::Unavailable(_))), "{failure:?}");
+    }
+    assert!(fixture.submit(&sid, token).await.is_ok());
+    assert_eq!(state(&fixture), SessionState::Validated { at: FixedClock::START });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn guesses_at_once_are_all_counted() {
+    let (fixture, sid, token) = requested().await;
+    let contacts = contacts(&fixture);
+    let answers = at_once((0..12).map(|_| {
+        let submit = SubmitToken { sid: sid.clone(), token: wrong(), door: Door::Link };
+        let contacts = contacts.clone();
+        async move { contacts.submit_token(submit).await }
+    }))
+    .await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(SubmitTokenError::Incorrect))), "{answers:?}");
+    assert_eq!(state(&fixture), SessionState::Burnt);
+    assert!(matches!(fixture.submit(&sid, token).await, Err(SubmitTokenError::Incorrect)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_right_token_many_times_at_once_is_right_each_time_and_proves_once() {
+    let (fixture, sid, token) = requested().await;
+    let contacts = contacts(&fixture);
+    let answers = at_once((0..20).map(|_| {
+        let submit = SubmitToken { sid: sid.clone(), token: token.clone(), door: Door::Link };
+        let contacts = contacts.clone();
+        async move { contacts.submit_token(submit).await }
+    }))
+    .await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(fixture.store.sessions()[0].record().revision, 2);
+}

@@ -1,0 +1,74 @@
+//! Commands that really meet: a store that lets others run before and after each call.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::task::yield_now;
+
+use crate::model::{Address, KeyedHash, Sid, Threepid, UnitOfWork, UserId, ValidationSession};
+use crate::ports::{CommitError, Store, Unavailable};
+use crate::testing::{Fixture, MemoryStore, OpenLimiter};
+use crate::use_cases::{Contacts, Policy};
+
+/// The fixture's store, yielding around each call, so that commands which run at once all read before one writes.
+struct Interleaving(Arc<MemoryStore>);
+
+/// The fixture's commands, on such a store.
+pub(super) fn contacts(fixture: &Fixture) -> Contacts {
+    let store = Arc::new(Interleaving(fixture.store.clone()));
+    let policy = Policy { sends_mail: true, ..Policy::default() };
+    Contacts::new(store, fixture.clock.clone(), fixture.secrets.clone(), Arc::new(OpenLimiter), policy)
+}
+
+/// Runs `tasks` on the runtime's threads at once; what each answered, in their order.
+#[expect(clippy::unwrap_used, reason = "a task that panics fails its test")]
+pub(super) async fn at_once<F>(tasks: impl IntoIterator<Item = F>) -> Vec<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    let running: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
+    let mut answers = Vec::new();
+    for task in running {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+#[async_trait]
+impl Store for Interleaving {
+    async fn session(&self, sid: &Sid) -> Result<Option<ValidationSession>, Unavailable> {
+        yield_now().await;
+        let answer = self.0.session(sid).await;
+        yield_now().await;
+        answer
+    }
+
+    async fn current_session(&self, key: KeyedHash) -> Result<Option<ValidationSession>, Unavailable> {
+        yield_now().await;
+        let answer = self.0.current_session(key).await;
+        yield_now().await;
+        answer
+    }
+
+    async fn owner(&self, address: &Address) -> Result<Option<UserId>, Unavailable> {
+        yield_now().await;
+        let answer = self.0.owner(address).await;
+        yield_now().await;
+        answer
+    }
+
+    async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable> {
+        self.0.threepids(user).await
+    }
+
+    async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
+        yield_now().await;
+        let answer = self.0.commit(unit).await;
+        yield_now().await;
+        answer
+    }
+
+    async fn check(&self) -> Result<(), Unavailable> {
+        self.0.check().await
+    }
+}
