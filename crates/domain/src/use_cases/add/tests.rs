@@ -78,9 +78,13 @@ async fn what_proves_nothing_to_the_caller_adds_nothing() {
     }
     let proven = fixture.proven(ADDRESS, "secret").await;
     let unknown = Sid::new("unknown");
-    for (sid, secret) in
-        [(&unproven, "secret"), (&spent, "secret"), (&burnt, "secret"), (&proven, "other"), (&unknown, "secret")]
-    {
+    for (sid, secret) in [
+        (&unproven, "secret"),
+        (&spent, "secret"),
+        (&burnt, "secret"),
+        (&proven, "other"),
+        (&unknown, "secret"),
+    ] {
         let before = fixture.store.sessions();
         assert!(matches!(fixture.add(ALICE, sid, secret).await, Err(AddError::AuthFailed)), "{sid} {secret}");
         assert_eq!(fixture.store.sessions(), before, "{sid} {secret}");
@@ -91,7 +95,8 @@ async fn what_proves_nothing_to_the_caller_adds_nothing() {
 #[tokio::test]
 async fn a_proof_is_good_for_a_day() {
     let fixture = Fixture::new();
-    let (early, late) = (fixture.proven("a@example.org", "s").await, fixture.proven("b@example.org", "s").await);
+    let (early, late) =
+        (fixture.proven("a@example.org", "s").await, fixture.proven("b@example.org", "s").await);
     fixture.clock.advance(HOUR * 24 - Duration::from_millis(1));
     assert!(fixture.add(ALICE, &early, "s").await.is_ok());
     fixture.clock.advance(Duration::from_millis(1));
@@ -277,7 +282,8 @@ async fn a_proof_presented_by_many_accounts_at_once_is_spent_by_one() {
     }))
     .await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
-    let refused = |answer: &&Result<(), AddError>| matches!(answer, Err(AddError::AuthFailed | AddError::InUse));
+    let refused =
+        |answer: &&Result<(), AddError>| matches!(answer, Err(AddError::AuthFailed | AddError::InUse));
     assert_eq!(answers.iter().filter(refused).count(), 19, "{answers:?}");
     assert_eq!(fixture.store.all_threepids().len(), 1);
 }

@@ -194,7 +194,10 @@ async fn a_crash_between_claim_and_send_loses_nothing() {
 async fn a_broken_template_is_tried_again_and_sends_nothing() {
     let fixture = owing().await;
     let mut templates = MockTemplates::new();
-    templates.expect_validation_mail().times(1).returning(|_| Err(Unavailable::new("templates", "no such file")));
+    templates
+        .expect_validation_mail()
+        .times(1)
+        .returning(|_| Err(Unavailable::new("templates", "no such file")));
     let mut mailer = MockMailer::new();
     mailer.expect_send().never();
     let relay = relay(&fixture, fixture.store.clone(), Arc::new(mailer), Arc::new(templates));
@@ -222,12 +225,8 @@ async fn a_claim_asks_for_the_lease_and_the_limit_that_were_set() {
             (*now, *lease, id.as_str(), *limit) == (FixedClock::START, 2 * MINUTE, "lease1", 7)
         })
         .returning(|_, _, _, _| Ok(vec![]));
-    let relay = relay(
-        &fixture,
-        Arc::new(outbox),
-        Arc::new(RecordingMailer::default()),
-        Arc::new(PlainTemplates),
-    );
+    let relay =
+        relay(&fixture, Arc::new(outbox), Arc::new(RecordingMailer::default()), Arc::new(PlainTemplates));
     assert_eq!(relay.claim(7).await.unwrap(), []);
 }
 

@@ -289,11 +289,14 @@ async fn the_same_request_many_times_at_once_is_one_session_and_one_mail() {
     for count in [2, 50] {
         let fixture = Fixture::new();
         let contacts = contacts(&fixture);
-        let answers = at_once((0..count).map(|_| {
-            let contacts = contacts.clone();
-            async move { contacts.request_email_token(Fixture::request_for(ALICE, "secret", 1)).await.unwrap() }
-        }))
-        .await;
+        let answers =
+            at_once((0..count).map(|_| {
+                let contacts = contacts.clone();
+                async move {
+                    contacts.request_email_token(Fixture::request_for(ALICE, "secret", 1)).await.unwrap()
+                }
+            }))
+            .await;
         assert!(answers.iter().all(|sid| *sid == answers[0]), "{answers:?}");
         assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (1, 1));
     }
@@ -305,11 +308,16 @@ async fn an_ended_session_is_replaced_once_however_many_ask_at_once() {
     let old = fixture.request(ALICE, "secret", 1).await.unwrap();
     fixture.clock.advance(HOUR);
     let contacts = contacts(&fixture);
-    let answers = at_once((0..20).map(|_| {
-        let contacts = contacts.clone();
-        async move { contacts.request_email_token(Fixture::request_for(ALICE, "secret", 1)).await.unwrap() }
-    }))
-    .await;
+    let answers =
+        at_once(
+            (0..20).map(|_| {
+                let contacts = contacts.clone();
+                async move {
+                    contacts.request_email_token(Fixture::request_for(ALICE, "secret", 1)).await.unwrap()
+                }
+            }),
+        )
+        .await;
     assert!(answers.iter().all(|sid| *sid == answers[0] && *sid != old), "{answers:?}");
     assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (2, 2));
 }
@@ -318,11 +326,14 @@ async fn an_ended_session_is_replaced_once_however_many_ask_at_once() {
 async fn rising_attempts_at_once_never_send_one_token_twice() {
     let fixture = Fixture::new();
     let contacts = contacts(&fixture);
-    let answers = at_once((1..=20).map(|attempt| {
-        let contacts = contacts.clone();
-        async move { contacts.request_email_token(Fixture::request_for(ALICE, "secret", attempt)).await.unwrap() }
-    }))
-    .await;
+    let answers =
+        at_once((1..=20).map(|attempt| {
+            let contacts = contacts.clone();
+            async move {
+                contacts.request_email_token(Fixture::request_for(ALICE, "secret", attempt)).await.unwrap()
+            }
+        }))
+        .await;
     assert!(answers.iter().all(|sid| *sid == answers[0]));
     let session = fixture.store.sessions().remove(0);
     assert_eq!(session.record().send_attempt, Fixture::attempt(20));

@@ -120,7 +120,10 @@ async fn five_wrong_tokens_burn_the_session_whatever_comes_after() {
     }
     assert!(matches!(fixture.submit(&sid, token.clone()).await, Err(SubmitTokenError::Incorrect)));
     fixture.clock.advance(HOUR * 2);
-    assert!(matches!(fixture.submit(&sid, token).await, Err(SubmitTokenError::Incorrect)), "nor is its age told");
+    assert!(
+        matches!(fixture.submit(&sid, token).await, Err(SubmitTokenError::Incorrect)),
+        "nor is its age told"
+    );
 }
 
 #[tokio::test]
@@ -153,7 +156,10 @@ async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
         store.expect_session().times(1).returning(move |_| Ok(Some(session.clone())));
         store.expect_commit().times(1).returning(|_| Err(down().into()));
         let answer = on(store).submit_token(submit(token)).await;
-        assert!(matches!(answer, Err(SubmitTokenError::Unavailable(_))), "an answer is given once it is stored");
+        assert!(
+            matches!(answer, Err(SubmitTokenError::Unavailable(_))),
+            "an answer is given once it is stored"
+        );
     }
 }
 
