@@ -244,3 +244,44 @@ impl App {
         self.worker.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "what a test stands on fails it")]
+
+    use std::sync::Arc;
+
+    use threepid_domain::testing::{MemoryStore, OpenLimiter, RecordingMailer};
+
+    use super::*;
+
+    fn builder(url: &str) -> Builder {
+        Builder::new(Url::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")))
+    }
+
+    #[test]
+    fn whatever_is_missing_is_named() {
+        let built = builder("https://contacts.example/").build().err();
+        let all = ["store", "access_tokens", "rate_limiter", "templates", "clock", "secrets"];
+        assert_eq!(built, Some(BuildError::Missing(all.to_vec())));
+        let some = builder("https://contacts.example/")
+            .store(Arc::new(MemoryStore::new()))
+            .rate_limiter(Arc::new(OpenLimiter))
+            .mailer(Arc::new(RecordingMailer::default()));
+        let error = some.build().err().map(|error| error.to_string());
+        assert_eq!(error.as_deref(), Some("missing: outbox, access_tokens, templates, clock, secrets"));
+    }
+
+    #[test]
+    fn links_need_a_base_that_a_browser_can_open() {
+        for url in [
+            "ftp://contacts.example/",
+            "mailto:a@example.org",
+            "https://user@contacts.example/",
+            "https://contacts.example/?a",
+            "https://contacts.example/#a",
+        ] {
+            assert_eq!(builder(url).build().err(), Some(BuildError::PublicBaseUrl), "{url}");
+        }
+    }
+}

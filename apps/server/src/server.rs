@@ -57,13 +57,12 @@ impl App {
         let mut relay = tokio::spawn(run_relay(self.worker(), stop.clone()));
         let connections = GracefulShutdown::new();
         let doors = Doors::new(http::standalone(&self.api, extra), &self.api.settings);
-        let ended = tokio::select! {
-            () = shutdown => Ok(()),
-            () = doors.accept(&listener, &connections) => Ok(()),
-            ended = &mut relay => ended.map_err(ServeError::Relay),
-        };
+        tokio::select! {
+            () = shutdown => {}
+            () = doors.accept(&listener, &connections) => {}
+            ended = &mut relay => return ended.map_err(ServeError::Relay),
+        }
         drop(listener);
-        ended?;
         tracing::info!(connections = connections.count(), "stopping");
         stop.cancel();
         let settled = tokio::time::timeout(self.api.settings.shutdown_grace, async {
@@ -157,4 +156,180 @@ impl Doors {
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "what a test stands on fails it")]
+
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use axum::routing::get;
+    use threepid_domain::ports::{Limit, MockOutbox, RateLimiter, Unavailable, Verdict};
+    use threepid_domain::testing::RowState;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::{Notify, oneshot};
+
+    use super::*;
+    use crate::http::testing::Server as Fakes;
+
+    /// A server on a port of its own.
+    struct Running {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        ended: JoinHandle<Result<(), ServeError>>,
+    }
+
+    impl Running {
+        async fn start(fakes: &Fakes) -> io::Result<Self> {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let address = listener.local_addr()?;
+            let (stop, stopped) = oneshot::channel();
+            let extra = Router::new().route("/extra", get(|| async { "beside" }));
+            let shutdown = async move {
+                let _either_way = stopped.await;
+            };
+            let ended = tokio::spawn(fakes.app.clone().serve(listener, Some(extra), shutdown));
+            Ok(Self { address, stop, ended })
+        }
+
+        async fn ask(&self, request: &str) -> io::Result<String> {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            read(&mut stream).await
+        }
+
+        async fn stop(self) -> Result<(), ServeError> {
+            assert!(self.stop.send(()).is_ok(), "it still runs");
+            let ended = tokio::time::timeout(Duration::from_secs(10), self.ended).await;
+            ended.unwrap_or_else(|_| panic!("it does not stop")).unwrap_or_else(|error| panic!("{error}"))
+        }
+    }
+
+    async fn read(stream: &mut TcpStream) -> io::Result<String> {
+        let mut text = String::new();
+        match tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut text)).await {
+            Ok(read) => read.map(|_| text),
+            Err(_) => panic!("no answer, or the connection stays open: {text}"),
+        }
+    }
+
+    fn token_request() -> String {
+        let body = r#"{"client_secret":"secret","email":"a@example.org","send_attempt":1}"#;
+        format!(
+            "POST /_matrix/client/v3/account/3pid/email/requestToken HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    #[tokio::test]
+    async fn it_answers_over_tcp_knows_its_peer_and_delivers_what_it_owes()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let fakes = Fakes::new();
+        let running = Running::start(&fakes).await?;
+        let answer = running.ask(&token_request()).await?;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"sid":"sid1"}"#), "{answer}");
+        let peer = (Limit::RequestTokenPerClient, "127.0.0.1".to_owned());
+        assert_eq!(fakes.limiter.taken().first(), Some(&peer));
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while fakes.store.outbox_rows().iter().any(|row| row.state != RowState::Sent) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await?;
+        let answer = running.ask("GET /extra HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+        assert!(answer.ends_with("beside") && answer.contains("x-request-id"), "{answer}");
+        running.stop().await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_431() -> Result<(), Box<dyn std::error::Error>> {
+        let running = Running::start(&Fakes::new()).await?;
+        let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx-filler: {}\r\n\r\n", "x".repeat(20_000));
+        assert!(running.ask(&head).await?.starts_with("HTTP/1.1 431"));
+        running.stop().await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_arrive_is_given_up() -> Result<(), Box<dyn std::error::Error>> {
+        let http = HttpSettings { header_timeout: Duration::from_millis(50), ..HttpSettings::default() };
+        let running = Running::start(&Fakes::built(|builder| builder.http(http))).await?;
+        let mut answers = Vec::new();
+        for begun in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+            answers.push(running.ask(begun).await?);
+        }
+        assert!(answers.iter().all(|answer| !answer.contains("200")), "{answers:?}");
+        running.stop().await?;
+        Ok(())
+    }
+
+    /// A limiter that lets a request wait in its midst.
+    #[derive(Default)]
+    struct Gate {
+        reached: Notify,
+        open: Notify,
+    }
+
+    #[async_trait]
+    impl RateLimiter for Gate {
+        async fn take(&self, limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
+            if limit == Limit::RequestTokenPerClient {
+                self.reached.notify_one();
+                self.open.notified().await;
+            }
+            Ok(Verdict::Allowed)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_in_flight_is_answered_before_it_stops() -> Result<(), Box<dyn std::error::Error>> {
+        let gate = Arc::new(Gate::default());
+        let running = Running::start(&Fakes::built(|builder| builder.rate_limiter(gate.clone()))).await?;
+        let mut idle = TcpStream::connect(running.address).await?;
+        let mut stream = TcpStream::connect(running.address).await?;
+        stream.write_all(token_request().as_bytes()).await?;
+        gate.reached.notified().await;
+        let address = running.address;
+        let stopping = tokio::spawn(running.stop());
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await?;
+        gate.open.notify_one();
+        let answer = read(&mut stream).await?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(read(&mut idle).await?, "", "a connection that waits for nothing is closed");
+        stopping.await??;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_end_is_cut_off_after_the_grace() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let gate = Arc::new(Gate::default());
+        let http = HttpSettings { shutdown_grace: Duration::from_millis(50), ..HttpSettings::default() };
+        let fakes = Fakes::built(|builder| builder.rate_limiter(gate.clone()).http(http));
+        let running = Running::start(&fakes).await?;
+        let mut stream = TcpStream::connect(running.address).await?;
+        stream.write_all(token_request().as_bytes()).await?;
+        gate.reached.notified().await;
+        running.stop().await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_breaks_off_ends_the_server() -> Result<(), Box<dyn std::error::Error>> {
+        let mut outbox = MockOutbox::new();
+        outbox.expect_claim().returning(|_, _, _, _| panic!("the outbox broke"));
+        let running = Running::start(&Fakes::built(|builder| builder.outbox(Arc::new(outbox)))).await?;
+        let ended = tokio::time::timeout(Duration::from_secs(10), running.ended).await??;
+        assert!(matches!(ended, Err(ServeError::Relay(_))), "{ended:?}");
+        Ok(())
+    }
 }

@@ -144,3 +144,177 @@ impl Outage {
         if self.lasts() { doubled.min(settings.longest_pause.max(settings.poll)) } else { settings.poll }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "what a test stands on fails it")]
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use threepid_domain::ports::{DeliveryError, Mail, Mailer, MockOutbox};
+    use threepid_domain::testing::{Reply, RowState};
+    use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::http::testing::Server;
+
+    /// A mailer that holds every mail until it is let through.
+    struct SlowMailer {
+        at_once: AtomicUsize,
+        begun: AtomicUsize,
+        most: AtomicUsize,
+        gate: Semaphore,
+    }
+
+    impl SlowMailer {
+        fn new() -> Arc<Self> {
+            let zero = || AtomicUsize::new(0);
+            Arc::new(Self { at_once: zero(), begun: zero(), most: zero(), gate: Semaphore::new(0) })
+        }
+
+        fn begun(&self) -> usize {
+            self.begun.load(Ordering::SeqCst)
+        }
+    }
+
+    #[async_trait]
+    impl Mailer for SlowMailer {
+        async fn send(&self, _mail: Mail) -> Result<(), DeliveryError> {
+            let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(at_once, Ordering::SeqCst);
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let through = self.gate.acquire().await;
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            through.map(|permit| permit.forget()).map_err(|error| DeliveryError::Permanent(error.into()))
+        }
+    }
+
+    fn start(server: &Server) -> (CancellationToken, JoinHandle<()>) {
+        let stop = CancellationToken::new();
+        let Some(worker) = server.app.worker() else { panic!("there is a mailer") };
+        (stop.clone(), tokio::spawn(worker.run(stop)))
+    }
+
+    /// Lets the others run until `what` holds; ten seconds at most, of the test's own time.
+    async fn until(what: impl Fn() -> bool) {
+        let reached = tokio::time::timeout(Duration::from_secs(10), async {
+            while !what() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert!(reached.await.is_ok(), "it did not come to that in time");
+    }
+
+    fn sent(server: &Server) -> usize {
+        server.store.outbox_rows().iter().filter(|row| row.state == RowState::Sent).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mail_goes_out_as_soon_as_it_is_owed() {
+        let server = Server::built(|builder| {
+            let poll = Duration::from_secs(3600);
+            builder.worker(WorkerSettings { poll, ..WorkerSettings::default() })
+        });
+        let (stop, relay) = start(&server);
+        for count in 1..=3 {
+            server.pending(&format!("a{count}@example.org"), "secret").await;
+            until(|| sent(&server) == count).await;
+        }
+        stop.cancel();
+        assert!(relay.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mail_that_was_not_taken_is_tried_again_when_it_is_due() {
+        let server = Server::new();
+        server.mailer.next_is(Reply::Transient);
+        let (stop, relay) = start(&server);
+        server.pending("a@example.org", "secret").await;
+        until(|| server.mailer.tried().len() == 1).await;
+        server.clock.advance(Duration::from_secs(5));
+        until(|| sent(&server) == 1).await;
+        stop.cancel();
+        assert!(relay.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_are_delivered_at_a_time_and_never_more_than_set() {
+        let mailer = SlowMailer::new();
+        let server = Server::built(|builder| {
+            let settings = WorkerSettings { concurrency: 3, ..WorkerSettings::default() };
+            builder.mailer(mailer.clone()).worker(settings)
+        });
+        for count in 0..10 {
+            server.pending(&format!("a{count}@example.org"), "secret").await;
+        }
+        let (stop, relay) = start(&server);
+        until(|| mailer.begun() == 3).await;
+        mailer.gate.add_permits(1);
+        until(|| mailer.begun() == 4).await;
+        mailer.gate.add_permits(9);
+        until(|| sent(&server) == 10).await;
+        assert_eq!(mailer.most.load(Ordering::SeqCst), 3);
+        stop.cancel();
+        assert!(relay.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_nothing_more_is_claimed_and_what_is_in_flight_is_settled() {
+        let mailer = SlowMailer::new();
+        let server = Server::built(|builder| {
+            let settings = WorkerSettings { concurrency: 1, ..WorkerSettings::default() };
+            builder.mailer(mailer.clone()).worker(settings)
+        });
+        server.pending("a@example.org", "secret").await;
+        server.pending("b@example.org", "secret").await;
+        let (stop, relay) = start(&server);
+        until(|| mailer.begun() == 1).await;
+        stop.cancel();
+        mailer.gate.add_permits(2);
+        assert!(relay.await.is_ok());
+        assert_eq!((sent(&server), mailer.begun()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn during_an_outage_it_looks_less_often_and_afterwards_goes_on() {
+        let server = Server::new();
+        server.pending("a@example.org", "secret").await;
+        server.store.set_available(false);
+        let (stop, relay) = start(&server);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert!(server.mailer.tried().is_empty());
+        server.store.set_available(true);
+        tokio::time::timeout(Duration::from_secs(31), async {
+            while sent(&server) == 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("it did not come back within the longest pause"));
+        stop.cancel();
+        assert!(relay.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_asked_about_with_growing_pauses() {
+        let claims = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&claims);
+        let mut outbox = MockOutbox::new();
+        outbox.expect_claim().returning(move |_, _, _, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Err(Unavailable::new("outbox", "down"))
+        });
+        // An outbox that is rung all the time does not shorten the pauses.
+        outbox.expect_woken().returning(|| ());
+        let server = Server::built(|builder| builder.outbox(Arc::new(outbox)));
+        let (stop, relay) = start(&server);
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        // After 0, 2, 6, 14, 30, 60 and 90 seconds.
+        assert!((6..=7).contains(&claims.load(Ordering::SeqCst)), "{claims:?}");
+        stop.cancel();
+        assert!(relay.await.is_ok());
+    }
+}

@@ -47,3 +47,143 @@ pub(crate) async fn handle(
     api.finish(|contacts| async move { contacts.add(add).await }).await?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use threepid_domain::model::Sid;
+
+    use crate::http::testing::{ACCOUNT_3PID, Server, error};
+
+    fn creds(sid: &Sid, client_secret: &str) -> Value {
+        json!({ "sid": sid, "client_secret": client_secret })
+    }
+
+    async fn addresses(server: &Server, token: &str) -> Vec<Value> {
+        let listing = server.get(ACCOUNT_3PID, token).await.json();
+        let threepids = listing["threepids"].as_array().cloned().unwrap_or_default();
+        threepids.into_iter().map(|threepid| threepid["address"].clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_proven_address_is_added_under_both_spellings_and_both_versions() {
+        let server = Server::new();
+        for (email, spelling, version) in [
+            ("a@example.org", "three_pid_creds", "v3"),
+            ("b@example.org", "threePidCreds", "v3"),
+            ("c@example.org", "three_pid_creds", "r0"),
+        ] {
+            let sid = server.proven(email, "secret").await;
+            let uri = format!("/_matrix/client/{version}/account/3pid");
+            let body = json!({ spelling: creds(&sid, "secret"), "bind": true }).to_string();
+            let answer = server.post(&uri, "alice", body).await;
+            assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({})), "{email}");
+        }
+        assert_eq!(addresses(&server, "alice").await, ["a@example.org", "b@example.org", "c@example.org"]);
+    }
+
+    #[tokio::test]
+    async fn the_same_request_again_is_harmless() {
+        let server = Server::new();
+        let sid = server.proven("a@example.org", "secret").await;
+        let body = json!({ "three_pid_creds": creds(&sid, "secret") }).to_string();
+        for _ in 0..2 {
+            assert_eq!(server.post(ACCOUNT_3PID, "alice", body.clone()).await.status.as_u16(), 200);
+        }
+        let answer = server.post(ACCOUNT_3PID, "bob", body).await;
+        assert_eq!(answer.error(), error(403, "M_THREEPID_AUTH_FAILED"));
+        assert_eq!(addresses(&server, "bob").await, Vec::<Value>::new());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_proves_nothing_is_refused_in_one_way() {
+        let server = Server::new();
+        let (unproven, _) = server.pending("a@example.org", "secret").await;
+        let proven = server.proven("b@example.org", "secret").await;
+        let mut texts = Vec::new();
+        for (sid, secret) in [(&unproven, "secret"), (&proven, "other"), (&Sid::new("unknown"), "secret")] {
+            let body = json!({ "three_pid_creds": creds(sid, secret) }).to_string();
+            let answer = server.post(ACCOUNT_3PID, "alice", body).await;
+            assert_eq!(answer.error(), error(403, "M_THREEPID_AUTH_FAILED"));
+            texts.push(answer.text);
+        }
+        texts.dedup();
+        assert_eq!(texts.len(), 1, "which of them it was is not told");
+    }
+
+    #[tokio::test]
+    async fn another_accounts_address_is_in_use() {
+        let server = Server::new();
+        let sid = server.proven("a@example.org", "secret").await;
+        server.added("@bob:example.org", "a@example.org").await;
+        let body = json!({ "three_pid_creds": creds(&sid, "secret") }).to_string();
+        assert_eq!(server.post(ACCOUNT_3PID, "alice", body).await.error(), error(400, "M_THREEPID_IN_USE"));
+    }
+
+    #[tokio::test]
+    async fn a_proof_survives_an_outage() {
+        let server = Server::new();
+        let sid = server.proven("a@example.org", "secret").await;
+        let body = json!({ "three_pid_creds": creds(&sid, "secret") }).to_string();
+        server.store.set_available(false);
+        let answer = server.post(ACCOUNT_3PID, "alice", body.clone()).await;
+        assert_eq!(answer.error(), error(503, "M_UNKNOWN"));
+        assert_eq!(answer.header("retry-after"), "5");
+        server.store.set_available(true);
+        assert_eq!(server.post(ACCOUNT_3PID, "alice", body).await.status.as_u16(), 200);
+    }
+
+    #[tokio::test]
+    async fn bad_bodies_are_told_apart() {
+        let server = Server::new();
+        let sid = "a".repeat(256);
+        for (body, errcode, name) in [
+            (json!({}), "M_MISSING_PARAM", "three_pid_creds"),
+            (json!({ "three_pid_creds": null }), "M_MISSING_PARAM", "three_pid_creds"),
+            (json!({ "three_pid_creds": "x" }), "M_BAD_JSON", "three_pid_creds"),
+            (json!({ "threePidCreds": [] }), "M_BAD_JSON", "threePidCreds"),
+            (json!({ "three_pid_creds": { "client_secret": "s" } }), "M_MISSING_PARAM", "sid"),
+            (json!({ "three_pid_creds": { "sid": "s" } }), "M_MISSING_PARAM", "client_secret"),
+            (json!({ "three_pid_creds": { "sid": 1, "client_secret": "s" } }), "M_BAD_JSON", "sid"),
+            (json!({ "three_pid_creds": { "sid": "", "client_secret": "s" } }), "M_INVALID_PARAM", "sid"),
+            (json!({ "three_pid_creds": { "sid": sid, "client_secret": "s" } }), "M_INVALID_PARAM", "sid"),
+            (
+                json!({ "three_pid_creds": { "sid": "s", "client_secret": "ß" } }),
+                "M_INVALID_PARAM",
+                "client_secret",
+            ),
+            (
+                json!({ "bind": 1, "three_pid_creds": { "sid": "s", "client_secret": "s" } }),
+                "M_BAD_JSON",
+                "bind",
+            ),
+        ] {
+            let answer = server.post(ACCOUNT_3PID, "alice", body.to_string()).await;
+            assert_eq!(answer.error(), error(400, errcode), "{body}");
+            assert!(answer.text.contains(name), "{body}: {}", answer.text);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_identity_server_is_ignored_if_its_name_can_be_one() {
+        let server = Server::new();
+        let sid = server.proven("a@example.org", "secret").await;
+        for (name, is_good) in [
+            ("https://id.example", false),
+            ("id.example/x", false),
+            ("user@id.example", false),
+            ("id example", false),
+            ("id.example:8090", true),
+        ] {
+            let mut creds = creds(&sid, "secret");
+            creds["id_server"] = name.into();
+            let body = json!({ "three_pid_creds": creds }).to_string();
+            let answer = server.post(ACCOUNT_3PID, "alice", body).await;
+            if is_good {
+                assert_eq!(answer.status.as_u16(), 200, "{name}: {}", answer.text);
+            } else {
+                assert_eq!(answer.error(), error(400, "M_INVALID_PARAM"), "{name}");
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The one table from what went wrong to status, error code and a sentence that a client can act on.
 //!
-//! Statuses and codes follow the [standard error response] and `docs/api.md`.
+//! They follow the [standard error response]; where the specification leaves a choice, what is deployed.
 //!
 //! [standard error response]: https://spec.matrix.org/v1.18/client-server-api/#standard-error-response
 
@@ -13,12 +13,14 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTI
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use threepid_domain::model::RemoteRefusal;
 use threepid_domain::ports::{Unavailable, WhoseTokenError};
 use threepid_domain::use_cases::{AddError, RequestTokenError, SubmitTokenError};
 
 /// When a client may try again once something cannot answer.
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(5);
+
+/// A row of the table: status, error code, and a sentence without its full stop.
+type Row = (u16, &'static str, &'static str);
 
 /// Whatever keeps a request from its 200.
 #[derive(Debug, thiserror::Error)]
@@ -63,94 +65,92 @@ pub(crate) enum ApiError {
 
 impl ApiError {
     /// The table.
-    fn row(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
-        use StatusCode as S;
-        let (status, errcode, sentence): (_, _, Cow<'static, str>) = match self {
-            Self::NotJson(why) => (S::BAD_REQUEST, "M_NOT_JSON", format!("The body is not JSON: {why}.").into()),
-            Self::BadJson(why) => (S::BAD_REQUEST, "M_BAD_JSON", format!("The body has the wrong shape: {why}.").into()),
-            Self::MissingParam(name) => {
-                (S::BAD_REQUEST, "M_MISSING_PARAM", format!("The parameter '{name}' is missing.").into())
-            }
-            Self::InvalidParam(name, why) => {
-                (S::BAD_REQUEST, "M_INVALID_PARAM", format!("The parameter '{name}' is invalid: {why}.").into())
-            }
-            Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", "The body is too large.".into()),
-            Self::BodyTimeout => (S::REQUEST_TIMEOUT, "M_UNKNOWN", "The body did not arrive in time. Send it again.".into()),
-            Self::BodyBroken => (S::BAD_REQUEST, "M_UNKNOWN", "The body broke off. Send it again.".into()),
-            Self::MissingToken => (
-                S::UNAUTHORIZED,
-                "M_MISSING_TOKEN",
-                "An access token is needed: send it as 'Authorization: Bearer …'.".into(),
-            ),
-            Self::Guest => {
-                (S::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", "Guests have no contacts. Register an account first.".into())
-            }
+    fn row(&self) -> Row {
+        match self {
+            Self::NotJson(_) => (400, "M_NOT_JSON", "The body is not JSON"),
+            Self::BadJson(_) => (400, "M_BAD_JSON", "The body has the wrong shape"),
+            Self::MissingParam(_) => (400, "M_MISSING_PARAM", "A parameter is missing"),
+            Self::InvalidParam(..) => (400, "M_INVALID_PARAM", "A parameter is invalid"),
+            Self::TooLarge => (413, "M_TOO_LARGE", "The body is too large"),
+            Self::BodyTimeout => (408, "M_UNKNOWN", "The body did not arrive in time; send it again"),
+            Self::BodyBroken => (400, "M_UNKNOWN", "The body broke off; send it again"),
+            Self::MissingToken => (401, "M_MISSING_TOKEN", "Send an access token: 'Authorization: Bearer …'"),
+            Self::Guest => (403, "M_GUEST_ACCESS_FORBIDDEN", "Guests have no contacts; register an account"),
             Self::WhoseToken(WhoseTokenError::Unknown) => {
-                (S::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "The access token is not known. Log in again.".into())
+                (401, "M_UNKNOWN_TOKEN", "The access token is not known; log in again")
             }
             Self::RequestToken(RequestTokenError::MediumNotSupported) => (
-                S::BAD_REQUEST,
+                400,
                 "M_THREEPID_MEDIUM_NOT_SUPPORTED",
-                "This server sends no mail, so email addresses cannot be added.".into(),
+                "This server sends no mail, so it can prove no address",
             ),
             Self::RequestToken(RequestTokenError::Denied) => {
-                (S::FORBIDDEN, "M_THREEPID_DENIED", "This server does not permit this address. Use another one.".into())
+                (403, "M_THREEPID_DENIED", "This server does not permit the address; use another one")
             }
             Self::RequestToken(RequestTokenError::InUse) => {
-                (S::BAD_REQUEST, "M_THREEPID_IN_USE", "The address belongs to an account already.".into())
+                (400, "M_THREEPID_IN_USE", "The address belongs to an account already")
             }
             Self::RequestToken(RequestTokenError::Limited { .. }) => {
-                (S::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", "Too many requests. Wait, then try again.".into())
+                (429, "M_LIMIT_EXCEEDED", "Too many requests; wait, then try again")
             }
-            Self::SubmitToken(SubmitTokenError::Incorrect) => (
-                S::BAD_REQUEST,
-                "M_TOKEN_INCORRECT",
-                "The token is incorrect, or its session is not known. Request a new one.".into(),
-            ),
+            Self::SubmitToken(SubmitTokenError::Incorrect) => {
+                (400, "M_TOKEN_INCORRECT", "The token is not one of this session's; request a new one")
+            }
             Self::SubmitToken(SubmitTokenError::Expired) => {
-                (S::BAD_REQUEST, "M_SESSION_EXPIRED", "The session has expired. Request a new token.".into())
+                (400, "M_SESSION_EXPIRED", "The session has expired; request a new token")
             }
             Self::Add(AddError::AuthFailed) => (
-                S::FORBIDDEN,
+                403,
                 "M_THREEPID_AUTH_FAILED",
-                "This session does not prove an address to this account. Open the link in the mail, or request a new one.".into(),
+                "The session proves no address; open the link in the mail first",
             ),
             Self::Add(AddError::InUse) => {
-                (S::BAD_REQUEST, "M_THREEPID_IN_USE", "The address belongs to another account.".into())
+                (400, "M_THREEPID_IN_USE", "The address belongs to another account")
             }
-            // Passed on whole by `into_response`; this is what remains of one that makes no sense.
+            // A refusal is passed on whole; here stands what becomes of one that makes no sense.
             Self::WhoseToken(WhoseTokenError::Refused(_) | WhoseTokenError::Unavailable(_))
             | Self::RequestToken(RequestTokenError::Unavailable(_))
             | Self::SubmitToken(SubmitTokenError::Unavailable(_))
             | Self::Add(AddError::Unavailable(_))
             | Self::Unavailable(_)
-            | Self::TimedOut => {
-                (S::SERVICE_UNAVAILABLE, "M_UNKNOWN", "This cannot be done right now. Try again in a while.".into())
-            }
-            Self::NotFound => (S::NOT_FOUND, "M_UNRECOGNIZED", "There is no such endpoint here.".into()),
-            Self::MethodNotAllowed => {
-                (S::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "This endpoint does not have this method.".into())
-            }
-            Self::Panicked => (S::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "Something went wrong on this server.".into()),
-        };
-        (status, errcode, sentence)
+            | Self::TimedOut => (503, "M_UNKNOWN", "This cannot be done right now; try again in a while"),
+            Self::NotFound => (404, "M_UNRECOGNIZED", "There is no such endpoint here"),
+            Self::MethodNotAllowed => (405, "M_UNRECOGNIZED", "This endpoint does not have this method"),
+            Self::Panicked => (500, "M_UNKNOWN", "Something went wrong on this server"),
+        }
+    }
+
+    /// What is wrong in particular.
+    fn detail(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::NotJson(why) => Some(why.as_ref().into()),
+            Self::BadJson(why) => Some(why.into()),
+            Self::MissingParam(name) => Some((*name).into()),
+            Self::InvalidParam(name, why) => Some(format!("{name}: {why}").into()),
+            _ => None,
+        }
     }
 
     /// The status that it is answered with.
     pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::WhoseToken(WhoseTokenError::Refused(refusal)) => refusal_status(refusal),
-            _ => None,
-        }
-        .unwrap_or_else(|| self.row().0)
+        let passed_on = self.refusal().map(|(status, _)| status);
+        let status = || StatusCode::from_u16(self.row().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        passed_on.unwrap_or_else(status)
+    }
+
+    /// The homeserver's own refusal of a token. Clients act on fields of it that we need not know.
+    fn refusal(&self) -> Option<(StatusCode, &Map<String, Value>)> {
+        let Self::WhoseToken(WhoseTokenError::Refused(refusal)) = self else { return None };
+        let status = StatusCode::from_u16(refusal.status).ok().filter(StatusCode::is_client_error)?;
+        Some((status, &refusal.body))
     }
 
     /// How long a client waits before it tries again, where waiting helps.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::RequestToken(RequestTokenError::Limited { retry_after }) => Some(*retry_after),
-            Self::WhoseToken(WhoseTokenError::Refused(refusal)) if refusal.status == 429 => {
-                refusal.body.get("retry_after_ms").and_then(Value::as_u64).map(Duration::from_millis)
+        match (self, self.refusal()) {
+            (Self::RequestToken(RequestTokenError::Limited { retry_after }), _) => Some(*retry_after),
+            (_, Some((_, body))) => {
+                body.get("retry_after_ms").and_then(Value::as_u64).map(Duration::from_millis)
             }
             _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_OUTAGE),
         }
@@ -164,15 +164,17 @@ impl ApiError {
     }
 
     fn body(&self) -> Map<String, Value> {
-        if let Self::WhoseToken(WhoseTokenError::Refused(refusal)) = self
-            && refusal_status(refusal).is_some()
-        {
-            return refusal.body.clone();
+        if let Some((_, body)) = self.refusal() {
+            return body.clone();
         }
         let (_, errcode, sentence) = self.row();
+        let error = match self.detail() {
+            Some(detail) => format!("{sentence}: {detail}."),
+            None => format!("{sentence}."),
+        };
         let mut body = Map::new();
         body.insert("errcode".to_owned(), errcode.into());
-        body.insert("error".to_owned(), sentence.into());
+        body.insert("error".to_owned(), error.into());
         if let Self::RequestToken(RequestTokenError::Limited { retry_after }) = self {
             let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             body.insert("retry_after_ms".to_owned(), ms.into());
@@ -190,15 +192,10 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The status of another server's refusal, where it is one.
-fn refusal_status(refusal: &RemoteRefusal) -> Option<StatusCode> {
-    StatusCode::from_u16(refusal.status).ok().filter(StatusCode::is_client_error)
-}
-
 /// `Retry-After` in whole seconds, rounded up, so that who obeys it does not come too early.
 pub(crate) fn set_retry_after(response: &mut Response, wait: Option<Duration>) {
     if let Some(wait) = wait {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
 }

@@ -18,3 +18,22 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> 
     api.store.check().await?;
     Ok(json_response(StatusCode::OK, &json!({ "status": "ok" })))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::http::testing::{Server, error};
+
+    #[tokio::test]
+    async fn the_process_lives_while_storage_is_away_but_is_not_ready() {
+        let server = Server::new();
+        for path in ["/health/live", "/health/ready"] {
+            let answer = server.get(path, "").await;
+            assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, r#"{"status":"ok"}"#), "{path}");
+        }
+        server.store.set_available(false);
+        assert_eq!(server.get("/health/live", "").await.status.as_u16(), 200);
+        let answer = server.get("/health/ready", "").await;
+        assert_eq!(answer.error(), error(503, "M_UNKNOWN"));
+        assert_eq!(answer.header("retry-after"), "5");
+    }
+}

@@ -17,8 +17,8 @@ use threepid_domain::model::Sid;
 use super::Api;
 use super::error::ApiError;
 
-/// Nested deeper than this, a body is not read. serde_json's own limit is the same.
-const DEEPEST: usize = 128;
+/// Nested deeper than this, a body is not read: as deep as serde_json reads values.
+const DEEPEST: usize = 127;
 
 /// A request that is read out of a JSON object.
 pub(crate) trait FromJson: Sized {

@@ -43,3 +43,57 @@ impl<'a> From<&'a Threepid> for Entry<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Method;
+    use serde_json::json;
+    use threepid_domain::testing::FixedClock;
+
+    use crate::http::testing::{ACCOUNT_3PID, Server, error, request};
+
+    #[tokio::test]
+    async fn an_accounts_threepids_are_listed_oldest_first_with_times_in_milliseconds() {
+        let server = Server::new();
+        server.added("@alice:example.org", "Second@example.org").await;
+        server.clock.advance(Duration::from_millis(1500));
+        server.added("@alice:example.org", "first@bücher.example").await;
+        server.added("@bob:example.org", "bob@example.org").await;
+        let start = FixedClock::START.as_ms();
+        let later = start + 1500;
+        let expected = json!({ "threepids": [
+            { "medium": "email", "address": "second@example.org", "validated_at": start, "added_at": start },
+            { "medium": "email", "address": "first@bücher.example", "validated_at": later, "added_at": later },
+        ]});
+        for version in ["r0", "v3"] {
+            let answer = server.get(&format!("/_matrix/client/{version}/account/3pid"), "alice").await;
+            assert_eq!((answer.status.as_u16(), answer.json()), (200, expected.clone()));
+            assert_eq!(answer.header("cache-control"), "no-store");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_without_threepids_gets_an_empty_list() {
+        let answer = Server::new().get(ACCOUNT_3PID, "alice").await;
+        assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "threepids": [] })));
+    }
+
+    #[tokio::test]
+    async fn head_answers_as_get_without_a_body() {
+        let server = Server::new();
+        let answer = server.send(request(Method::HEAD, ACCOUNT_3PID, "alice", "".into())).await;
+        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, ""));
+    }
+
+    #[tokio::test]
+    async fn storage_that_cannot_answer_is_503_with_a_time_to_come_back() {
+        let server = Server::new();
+        server.store.set_available(false);
+        let answer = server.get(ACCOUNT_3PID, "alice").await;
+        assert_eq!(answer.error(), error(503, "M_UNKNOWN"));
+        assert_eq!(answer.header("retry-after"), "5");
+        assert!(!answer.text.contains("switched off"), "the cause is the operator's: {}", answer.text);
+    }
+}

@@ -17,7 +17,7 @@ mod request_email_token;
 mod settings;
 mod submit_token;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::sync::Arc;
 

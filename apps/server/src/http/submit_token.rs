@@ -41,3 +41,104 @@ pub(crate) async fn handle(
     api.finish(|contacts| async move { contacts.submit_token(submit).await }).await?;
     Ok(json_response(StatusCode::OK, &json!({ "success": true })))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use threepid_domain::model::{Sid, Token};
+
+    use crate::http::testing::{SUBMIT_TOKEN, Server, error};
+
+    fn body(sid: &Sid, client_secret: &str, token: &Token) -> String {
+        json!({ "sid": sid, "client_secret": client_secret, "token": token.expose() }).to_string()
+    }
+
+    #[tokio::test]
+    async fn the_right_token_succeeds_again_and_again() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        for _ in 0..2 {
+            let answer = server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &token)).await;
+            assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "success": true })));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_token_an_unknown_session_and_a_wrong_secret_are_answered_alike() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        let wrong = Token::new("wrong");
+        let unknown = Sid::new("unknown");
+        let mut texts = Vec::new();
+        for body in [
+            body(&sid, "secret", &wrong),
+            body(&sid, "other", &token),
+            body(&unknown, "secret", &token),
+            body(&sid, "secret", &Token::new("")),
+        ] {
+            let answer = server.post(SUBMIT_TOKEN, "", body).await;
+            assert_eq!(answer.error(), error(400, "M_TOKEN_INCORRECT"));
+            texts.push(answer.text);
+        }
+        texts.dedup();
+        assert_eq!(texts.len(), 1);
+        assert_eq!(server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &token)).await.status.as_u16(), 200);
+    }
+
+    #[tokio::test]
+    async fn five_wrong_tokens_burn_the_session() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        for _ in 0..5 {
+            server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &Token::new("wrong"))).await;
+        }
+        let answer = server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &token)).await;
+        assert_eq!(answer.error(), error(400, "M_TOKEN_INCORRECT"));
+    }
+
+    #[tokio::test]
+    async fn a_token_past_its_time_is_expired_for_the_right_secret_only() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        server.clock.advance(Duration::from_secs(60 * 60));
+        let answer = server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &token)).await;
+        assert_eq!(answer.error(), error(400, "M_SESSION_EXPIRED"));
+        let answer = server.post(SUBMIT_TOKEN, "", body(&sid, "other", &token)).await;
+        assert_eq!(answer.error(), error(400, "M_TOKEN_INCORRECT"));
+    }
+
+    #[tokio::test]
+    async fn bad_bodies_are_told_apart() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        for (name, value, errcode) in [
+            ("sid", json!("a/b"), "M_INVALID_PARAM"),
+            ("sid", json!(""), "M_INVALID_PARAM"),
+            ("client_secret", json!("a b"), "M_INVALID_PARAM"),
+            ("sid", Value::Null, "M_MISSING_PARAM"),
+            ("client_secret", Value::Null, "M_MISSING_PARAM"),
+            ("token", Value::Null, "M_MISSING_PARAM"),
+            ("token", json!(123_456), "M_BAD_JSON"),
+        ] {
+            let mut body = json!({ "sid": sid, "client_secret": "secret", "token": token.expose() });
+            body[name] = value.clone();
+            let answer = server.post(SUBMIT_TOKEN, "", body.to_string()).await;
+            assert_eq!(answer.error(), error(400, errcode), "{name} {value}");
+        }
+        assert_eq!(server.post(SUBMIT_TOKEN, "", "{").await.error(), error(400, "M_NOT_JSON"));
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_503_and_counts_no_wrong_token() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        server.store.set_available(false);
+        let answer = server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &token)).await;
+        assert_eq!(answer.error(), error(503, "M_UNKNOWN"));
+        assert_eq!(answer.header("retry-after"), "5");
+        server.store.set_available(true);
+        assert_eq!(server.post(SUBMIT_TOKEN, "", body(&sid, "secret", &token)).await.status.as_u16(), 200);
+    }
+}
