@@ -1,1 +1,3 @@
-//! Stories.
+//! The stories: black-box tests with the real peers, one module per subject.
+
+mod peers;
