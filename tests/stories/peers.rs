@@ -6,7 +6,12 @@ use std::time::Duration;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
-use threepid_tests::peers::{SmtpMode, SmtpSecurity, SmtpServer, Synapse};
+use threepid_tests::peers::{
+    Appearance, Chromium, ChromiumOptions, Nginx, NodeScript, SmtpMode, SmtpSecurity, SmtpServer, Sydent,
+    Synapse, TestCa, Viewport, free_port, front,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 type Story = Result<(), Box<dyn Error + Send + Sync>>;
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
@@ -159,5 +164,141 @@ async fn the_homeserver_goes_down_and_comes_back_with_its_tokens() -> Story {
     assert!(homeserver.whoami(&user.access_token).await.is_err(), "nobody listens");
     homeserver.start_again().await?;
     assert_eq!(homeserver.whoami(&user.access_token).await?.0, 200);
+    Ok(())
+}
+
+/// Serves one page on a free port for as long as the test runs, whatever is asked for.
+async fn serve(page: &'static str) -> Result<String, Box<dyn Error + Send + Sync>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
+                     Connection: close\r\n\r\n{page}",
+                    page.len()
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    Ok(url)
+}
+
+const PAGE: &str = r#"<!doctype html><html lang="en"><title>A page</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>body { background: rgb(255, 255, 255) }
+@media (prefers-color-scheme: dark) { body { background: rgb(0, 0, 0) } }</style>
+<h1>Confirm</h1><form action="/done"><input name="note" aria-label="Note"><button>Confirm address</button></form>
+<p id="script">without script</p><script>document.getElementById("script").textContent = "with script"</script>
+"#;
+
+#[tokio::test]
+async fn the_browser_opens_a_page_clicks_its_button_and_takes_a_screenshot() -> Story {
+    let url = serve(PAGE).await?;
+    let browser = Chromium::start(ChromiumOptions::default()).await?;
+    browser.goto(&url).await?;
+    assert_eq!(browser.title().await?, "A page");
+    assert_eq!(browser.text(&browser.find("#script").await?).await?, "with script");
+    assert!(browser.find("#nowhere").await.is_err());
+    assert_eq!(browser.count("button").await?, 1);
+    assert!(browser.source().await?.contains("<h1>Confirm</h1>"));
+
+    let tree = browser.accessibility_tree().await?;
+    assert!(tree.contains(&("heading".to_owned(), "Confirm".to_owned())), "{tree:?}");
+    assert!(tree.contains(&("button".to_owned(), "Confirm address".to_owned())), "{tree:?}");
+
+    let body = browser.find("body").await?;
+    assert_eq!(browser.css(&body, "background-color").await?, "rgba(255, 255, 255, 1)");
+    browser.set_appearance(Appearance::Dark).await?;
+    assert_eq!(browser.css(&body, "background-color").await?, "rgba(0, 0, 0, 1)");
+
+    let picture = std::fs::read(browser.screenshot("peers-desktop-dark").await?)?;
+    assert!(picture.starts_with(b"\x89PNG"), "a picture was taken");
+
+    browser.type_into(&browser.find("input").await?, "hello").await?;
+    browser.click(&browser.find("button").await?).await?;
+    browser.wait_for("h1").await?;
+    assert_eq!(browser.current_url().await?, format!("{url}done?note=hello"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_browser_plays_a_phone_in_dark_mode_without_javascript() -> Story {
+    let url = serve(PAGE).await?;
+    let options = ChromiumOptions {
+        viewport: Viewport::Phone,
+        appearance: Appearance::Dark,
+        javascript: false,
+        flags: Vec::new(),
+    };
+    let browser = Chromium::start(options).await?;
+    browser.goto(&url).await?;
+    assert_eq!(browser.text(&browser.find("#script").await?).await?, "without script");
+    let body = browser.find("body").await?;
+    assert_eq!(browser.css(&body, "background-color").await?, "rgba(0, 0, 0, 1)");
+    assert!(browser.rectangle(&body).await?["width"].as_f64().is_some_and(|width| width <= 390.0));
+    let picture = std::fs::read(browser.screenshot("peers-phone-dark").await?)?;
+    // The width in a PNG's header, in pixels: 390 × 3.
+    assert_eq!(picture.get(16..20), Some(&1170_u32.to_be_bytes()[..]));
+    browser.click(&browser.find("button").await?).await?;
+    browser.wait_for("h1").await?;
+    assert!(browser.current_url().await?.starts_with(&format!("{url}done")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_real_client_reaches_the_homeserver_through_the_front_over_tls() -> Story {
+    let homeserver = Synapse::start().await?;
+    let user = homeserver.register("alice").await?;
+    let ca = TestCa::new()?;
+    // Nothing serves the contact API here: its routes must not end at the homeserver.
+    let nowhere = format!("http://127.0.0.1:{}", free_port()?);
+    let locations = front(&nowhere, homeserver.base_url());
+    let nginx = Nginx::start(&ca, None, &["localhost", "127.0.0.1"], &locations).await?;
+
+    let script = NodeScript::new("whoami.mjs").arg(&nginx.base_url()).arg(&user.access_token);
+    let answer = script.trust(&ca).run().await?.json()?;
+    assert_eq!(answer["user_id"], "@alice:localhost");
+
+    let untrusted = NodeScript::new("whoami.mjs").arg(&nginx.base_url()).arg(&user.access_token);
+    assert!(!untrusted.run().await?.success, "a client that does not know the authority refuses");
+
+    let script = NodeScript::new("threepids.mjs").arg(&nginx.base_url()).arg(&user.access_token);
+    let answer = script.trust(&ca).run().await?.json()?;
+    assert_eq!(answer["status"], 502, "{answer}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_identity_server_gives_an_account_and_validates_an_address_by_mail() -> Story {
+    let ca = TestCa::new()?;
+    let port = free_port()?;
+    // A name with an address and a port: federation goes there without DNS.
+    let homeserver = Synapse::builder().server_name(&format!("127.0.0.1:{port}")).start().await?;
+    let locations = front(homeserver.base_url(), homeserver.base_url());
+    let _front = Nginx::start(&ca, Some(port), &["127.0.0.1"], &locations).await?;
+    let smtp = SmtpServer::start().await?;
+    let identity_server = Sydent::start("identity.example.org", &smtp, &ca).await?;
+
+    let user = homeserver.register("alice").await?;
+    let account = identity_server.register(&homeserver, &user).await?;
+    let sid = identity_server.request_token(&account, "alice@example.org", "secret").await?;
+    let mail = smtp.wait_for_mail_to("alice@example.org").await?;
+    let text = mail.text.unwrap_or_default();
+    let link = text.lines().find_map(|line| line.strip_prefix(identity_server.base_url()));
+    let path = link.ok_or("the mail has a link")?;
+    let (status, _) = identity_server.call(reqwest::Method::GET, path, None, None).await?;
+    assert_eq!(status, 200);
+
+    let path = format!("/_matrix/identity/v2/3pid/getValidated3pid?sid={sid}&client_secret=secret");
+    let (status, answer) = identity_server.call(reqwest::Method::GET, &path, Some(&account), None).await?;
+    assert_eq!((status, answer["address"].as_str()), (200, Some("alice@example.org")), "{answer}");
+    let path = format!("/_matrix/identity/api/v1/3pid/getValidated3pid?sid={sid}&client_secret=secret");
+    let (status, answer) = identity_server.call(reqwest::Method::GET, &path, None, None).await?;
+    assert_eq!((status, answer["medium"].as_str()), (200, Some("email")), "{answer}");
     Ok(())
 }

@@ -3,11 +3,19 @@
 //! Every constructor picks a free port, starts the process, and returns once it answers; every `Drop` ends it.
 
 mod ca;
+mod chromium;
+mod nginx;
+mod node;
 mod process;
 mod smtp;
+mod sydent;
 mod synapse;
 
 pub use ca::{Certificate, TestCa};
+pub use chromium::{Appearance, Chromium, ChromiumOptions, Element, Viewport};
+pub use nginx::{Nginx, front};
+pub use node::{NodeScript, ScriptOutput};
 pub use process::{PeerError, artifacts, free_port, repository, target_folder, temp_folder, wait_until};
 pub use smtp::{CapturedMail, SmtpMode, SmtpSecurity, SmtpServer, SmtpServerBuilder};
+pub use sydent::{IdentityAccount, Sydent};
 pub use synapse::{Synapse, SynapseBuilder, User};
