@@ -1,0 +1,37 @@
+# The habits; `just` lists them. Continuous integration and the README need only tests/run.
+
+# List the recipes.
+default:
+    @just --list
+
+# Everything that must hold, with the real peers.
+test:
+    tests/run
+
+# Everything that needs no peers.
+quick:
+    tests/run quick
+
+# Format.
+fmt:
+    cargo fmt --all
+
+# Lint as tests/run does.
+clippy:
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# Licenses, bans, sources and advisories; needs cargo-deny and its advisory database.
+deny:
+    cargo deny --all-features check
+
+# One process on loopback with everything in it.
+demo *arguments:
+    cargo run --package threepid-server -- demo {{arguments}}
+
+# The documentation of the code, without warnings.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --all-features
+
+# Install the real peers of the tests.
+peers:
+    tests/setup
