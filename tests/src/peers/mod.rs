@@ -7,6 +7,7 @@ mod chromium;
 mod nginx;
 mod node;
 mod process;
+mod program;
 mod smtp;
 mod sydent;
 mod synapse;
@@ -15,7 +16,10 @@ pub use ca::{Certificate, TestCa};
 pub use chromium::{Appearance, Chromium, ChromiumOptions, Element, Viewport};
 pub use nginx::{Nginx, front};
 pub use node::{NodeScript, ScriptOutput};
-pub use process::{PeerError, artifacts, free_port, repository, target_folder, temp_folder, wait_until};
+pub use process::{
+    PeerError, artifacts, free_port, repository, server_program, target_folder, temp_folder, wait_until,
+};
+pub use program::Program;
 pub use smtp::{CapturedMail, SmtpMode, SmtpSecurity, SmtpServer, SmtpServerBuilder};
 pub use sydent::{IdentityAccount, Sydent};
 pub use synapse::{Synapse, SynapseBuilder, User};

@@ -71,6 +71,21 @@ pub fn target_folder() -> PathBuf {
     repository().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
+/// The program `threepid` of the same build as the running test.
+///
+/// # Errors
+///
+/// It was not built: a test of one package does not build another package's programs.
+pub fn server_program() -> Result<PathBuf, PeerError> {
+    // Tests run from `{profile}/deps`.
+    let program = std::env::current_exe()?
+        .parent()
+        .and_then(Path::parent)
+        .map(|profile| profile.join("threepid"))
+        .filter(|program| program.is_file());
+    program.ok_or_else(|| PeerError::new("threepid is not built: run cargo build --workspace --all-features"))
+}
+
 /// Where the stories leave what people may want to look at afterwards; made if it is not there.
 ///
 /// # Errors
@@ -265,10 +280,26 @@ impl Process {
         &self.log
     }
 
+    /// Sends SIGTERM to the group, unless it has ended.
+    pub(crate) fn ask_to_end(&mut self) {
+        if let (Ok(None), Some(group)) = (self.child.try_wait(), self.group()) {
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+    }
+
+    /// The exit status, once there is one.
+    pub(crate) fn status(&mut self) -> Result<Option<i32>, PeerError> {
+        Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    fn group(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
     fn end(&mut self) {
-        let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        // Nothing a peer holds is worth a slow goodbye. The group is addressed before its leader is reaped, so
-        // that its number cannot have become somebody else's.
+        let Some(group) = self.group() else { return };
+        // Nothing a peer holds is worth a slow goodbye. The number cannot have become somebody else's: whoever
+        // holds the lifeline's other end is a member of the group as long as it is open.
         let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
         // Members that are still going would write into a folder that is about to be removed.

@@ -1,0 +1,136 @@
+//! The program `threepid` itself, run as an operator would: with arguments, environment and signals.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::{PeerError, Process, Spec, server_program, temp_folder, wait_until};
+
+/// How long a clean stop may take.
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// A running program; dropping it kills it.
+#[derive(Debug)]
+pub struct Program {
+    process: Process,
+    folder: TempDir,
+}
+
+impl Program {
+    /// Starts `threepid` with arguments and variables, in a new folder that is its working directory.
+    ///
+    /// # Errors
+    ///
+    /// It was not built.
+    pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self, PeerError> {
+        Self::start_with(server_program()?, arguments, variables)
+    }
+
+    pub(crate) fn start_with(
+        program: PathBuf,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self, PeerError> {
+        let folder = temp_folder("threepid")?;
+        let spec = arguments.iter().fold(Spec::new("threepid", program), Spec::arg);
+        let spec = variables.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
+        Ok(Self { process: Process::start(spec, folder.path())?, folder })
+    }
+
+    /// Waits until a GET of `url` is answered 200.
+    ///
+    /// # Errors
+    ///
+    /// The program ended before that, or took too long; the error quotes its log.
+    pub async fn ready_at(&mut self, url: &str) -> Result<(), PeerError> {
+        let client = reqwest::Client::new();
+        self.process
+            .ready(|| async {
+                let answer = client.get(url).send().await;
+                Ok(answer.is_ok_and(|answer| answer.status() == 200).then_some(()))
+            })
+            .await
+    }
+
+    /// The working directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it has written to standard output and standard error so far.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub fn said(&self) -> Result<String, PeerError> {
+        Ok(std::fs::read_to_string(self.process.log())?)
+    }
+
+    /// Asks it to end (SIGTERM) and gives the exit status.
+    ///
+    /// # Errors
+    ///
+    /// It has not ended after 30 s.
+    pub async fn terminate(&mut self) -> Result<i32, PeerError> {
+        self.process.ask_to_end();
+        self.ended().await
+    }
+
+    /// Waits for it to end by itself and gives the exit status; 128 and the signal's number if one ended it.
+    ///
+    /// # Errors
+    ///
+    /// It has not ended after 30 s.
+    pub async fn ended(&mut self) -> Result<i32, PeerError> {
+        let process = std::cell::RefCell::new(&mut self.process);
+        wait_until("the program's end", STOPPED_WITHIN, || async { process.borrow_mut().status() }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn shell(script: &str) -> Result<Program, PeerError> {
+        Program::start_with("/bin/sh".into(), &["-c", script], &[("GREETING", "hello")])
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_gives_its_status_and_what_it_said() -> Result<(), PeerError> {
+        let mut program = shell("echo $GREETING; exit 7")?;
+        assert_eq!(program.ended().await?, 7);
+        assert_eq!(program.said()?, "hello\n");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_program_asked_to_end_may_finish_first() -> Result<(), PeerError> {
+        let mut program = shell("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done")?;
+        let up = || async { Ok(program.said()?.contains("up").then_some(())) };
+        wait_until("the program", STOPPED_WITHIN, up).await?;
+        assert_eq!(program.terminate().await?, 3);
+        assert!(program.said()?.ends_with("bye\n"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_dropped_program_is_gone_with_its_children_and_its_folder() -> Result<(), PeerError> {
+        let program = shell("trap '' TERM; sleep 60 & echo $! $$; wait")?;
+        let said = || async { Ok(program.said()?.lines().next().map(str::to_owned)) };
+        let pids = wait_until("the process ids", STOPPED_WITHIN, said).await?;
+        let folder = program.folder().to_owned();
+        let started = Instant::now();
+        drop(program);
+        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(!folder.exists());
+        for pid in pids.split_whitespace() {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // What the first process has not collected yet is a zombie.
+            assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        }
+        Ok(())
+    }
+}
