@@ -3,6 +3,8 @@
 //! They obey, the domain decides: no policy stands here, and no driver's error type leaves. Every settings struct is
 //! plain Rust with its units and defaults written down; where its values come from is the server's business.
 
+#[cfg(feature = "homeserver")]
+pub mod homeserver;
 #[cfg(feature = "mail")]
 pub mod lettre;
 #[cfg(feature = "limits")]

@@ -27,10 +27,9 @@ use threepid_domain::ports::{MailText, Page, Templates, Unavailable, ValidationM
 /// The style of every page. The server's policy allows it by its hash, and no other.
 pub const PAGE_STYLE: &str = include_str!("builtin/page.css");
 
-/// The source expression that allows [`PAGE_STYLE`] in a Content-Security-Policy, quotes included:
-/// `style-src 'sha256-…'`.
+/// The hash that allows [`PAGE_STYLE`] in a Content-Security-Policy, without the quotes around it: `sha256-…`.
 pub fn page_style_csp_hash() -> String {
-    format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, PAGE_STYLE.as_bytes())))
+    format!("sha256-{}", STANDARD.encode(digest(&SHA256, PAGE_STYLE.as_bytes())))
 }
 
 /// What an error calls this port.

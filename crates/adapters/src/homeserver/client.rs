@@ -1,0 +1,193 @@
+//! Asking over HTTP: bounded in time and size, to one address, without following redirects.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
+use threepid_domain::ports::{Credentials, Unavailable, WhoseTokenError};
+use url::Url;
+
+use super::{HomeserverSettings, PORT};
+
+/// More is no answer to this question.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// Shorter than what common servers wait before they close an idle connection.
+const LONGEST_IDLE: Duration = Duration::from_secs(4);
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Settings that reach no homeserver. The text names the setting.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidHomeserver {
+    /// The address is none.
+    #[error("base_url must be an http or https URL without user, query and fragment")]
+    BaseUrl,
+    /// Nothing could be asked in no time.
+    #[error("timeout must be above 0")]
+    Timeout,
+    /// The certificates cannot be read.
+    #[error("extra_ca {}: {reason}", .path.display())]
+    ExtraCa {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// What came back.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// In seconds, where it is said so.
+    pub(super) retry_after: Option<u64>,
+    pub(super) body: Bytes,
+}
+
+pub(super) struct Client {
+    pool: Pool<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    whoami: Url,
+    timeout: Duration,
+}
+
+impl Client {
+    pub(super) fn new(settings: &HomeserverSettings) -> Result<Self, InvalidHomeserver> {
+        if settings.timeout.is_zero() {
+            return Err(InvalidHomeserver::Timeout);
+        }
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls(settings)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(LONGEST_IDLE)
+            .build(connector);
+        Ok(Self { pool, whoami: whoami(&settings.base_url)?, timeout: settings.timeout })
+    }
+
+    pub(super) async fn whoami(&self, credentials: &Credentials) -> Result<Answer, WhoseTokenError> {
+        let request = self.request(credentials)?;
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(unavailable("no answer in time").into()),
+        }
+    }
+
+    fn request(&self, credentials: &Credentials) -> Result<Request<Empty<Bytes>>, WhoseTokenError> {
+        // What cannot stand in a header is nobody's token.
+        let bearer = HeaderValue::try_from(format!("Bearer {}", credentials.access_token.expose()));
+        let mut bearer = bearer.map_err(|_| WhoseTokenError::Unknown)?;
+        bearer.set_sensitive(true);
+        let mut url = self.whoami.clone();
+        if let Some(user_id) = &credentials.user_id {
+            url.query_pairs_mut().append_pair("user_id", user_id.as_str());
+        }
+        let uri = Uri::try_from(url.as_str()).map_err(|_| unavailable("its address cannot be asked"))?;
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, bearer);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("threepid/", env!("CARGO_PKG_VERSION"))));
+        if let Some(client) = credentials.client_ip {
+            let client = HeaderValue::try_from(client.to_canonical().to_string());
+            headers.insert(FORWARDED_FOR, client.map_err(|_| unavailable("the client's address"))?);
+        }
+        Ok(request)
+    }
+
+    async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Answer, Unavailable> {
+        let response = self.send(request).await?;
+        let status = response.status();
+        let retry_after = response.headers().get(RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = Limited::new(response.into_body(), LARGEST_BODY).collect().await;
+        let body = body.map_err(|error| unavailable(&chain(&*error)))?.to_bytes();
+        Ok(Answer { status, retry_after, body })
+    }
+
+    /// Sends it, and once more where a connection that had been kept turned out to be closed: asking changes nothing.
+    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Unavailable> {
+        match self.pool.request(request.clone()).await {
+            Err(error) if !error.is_connect() => self.pool.request(request).await,
+            sent => sent,
+        }
+        .map_err(|error| unavailable(&chain(&error)))
+    }
+}
+
+fn whoami(base_url: &Url) -> Result<Url, InvalidHomeserver> {
+    let is_plain = matches!(base_url.scheme(), "http" | "https")
+        && base_url.has_host()
+        && base_url.username().is_empty()
+        && base_url.password().is_none()
+        && base_url.query().is_none()
+        && base_url.fragment().is_none();
+    if !is_plain {
+        return Err(InvalidHomeserver::BaseUrl);
+    }
+    let mut url = base_url.clone();
+    url.set_path(&format!("{}/_matrix/client/v3/account/whoami", base_url.path().trim_end_matches('/')));
+    Ok(url)
+}
+
+fn tls(settings: &HomeserverSettings) -> Result<ClientConfig, InvalidHomeserver> {
+    let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
+    let failed = |error: rustls::Error| InvalidHomeserver::Tls(error.to_string());
+    let extra_roots = settings.extra_ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?;
+    // A machine without any trusted certificate can still speak plain HTTP.
+    if settings.base_url.scheme() == "http" {
+        return Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    }
+    let verifier = Verifier::new_with_extra_roots(extra_roots, provider).map_err(failed)?;
+    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, InvalidHomeserver> {
+    let refused = |reason: String| InvalidHomeserver::ExtraCa { path: path.to_owned(), reason };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    match certificates {
+        Err(error) => Err(refused(error.to_string())),
+        Ok(none) if none.is_empty() => Err(refused("it holds no certificate in PEM".to_owned())),
+        Ok(certificates) => Ok(certificates),
+    }
+}
+
+fn unavailable(why: &str) -> Unavailable {
+    Unavailable::new(PORT, why)
+}
+
+/// An error and its causes, in one line; hyper keeps the cause that matters at the end. No request is in them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
