@@ -8,6 +8,8 @@
 //! [RFC 3834]: https://www.rfc-editor.org/rfc/rfc3834
 
 mod compose;
+#[cfg(test)]
+mod contract_tests;
 mod file;
 mod memory;
 mod reason;

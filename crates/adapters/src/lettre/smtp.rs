@@ -339,4 +339,4 @@ fn tls_parameters(settings: &SmtpSettings) -> Result<TlsParameters, InvalidSmtpS
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,7 +12,7 @@ use super::*;
 
 /// What a mail server does at one step.
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     /// It gives this reply.
     Reply(&'static str),
     /// It says nothing any more.
@@ -25,14 +25,16 @@ use Step::{Drop as Dropped, Hang, Reply};
 
 /// A mail server that does as it is told.
 #[derive(Clone, Debug)]
-struct Script {
-    greeting: Step,
-    extensions: &'static [&'static str],
-    auth: Step,
-    mail: Step,
-    rcpt: Step,
-    data: Step,
-    end: Step,
+pub(crate) struct Script {
+    pub(crate) greeting: Step,
+    pub(crate) extensions: &'static [&'static str],
+    pub(crate) auth: Step,
+    pub(crate) mail: Step,
+    pub(crate) rcpt: Step,
+    pub(crate) data: Step,
+    pub(crate) end: Step,
+    /// What it does at every other command.
+    pub(crate) other: Step,
 }
 
 impl Default for Script {
@@ -45,19 +47,26 @@ impl Default for Script {
             rcpt: Reply("250 ok"),
             data: Reply("354 go on"),
             end: Reply("250 2.0.0 queued"),
+            other: Reply("250 ok"),
         }
     }
 }
 
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     connections: AtomicUsize,
     lines: Mutex<Vec<String>>,
+    taken: Mutex<Vec<(Vec<String>, String)>>,
 }
 
 impl Seen {
     fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
+    }
+
+    /// The mails that were taken: recipients and message.
+    pub(crate) fn taken(&self) -> Vec<(Vec<String>, String)> {
+        self.taken.lock().unwrap().clone()
     }
 
     /// The lines that begin with `command`.
@@ -66,15 +75,15 @@ impl Seen {
     }
 }
 
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
-    seen: Arc<Seen>,
+    pub(crate) seen: Arc<Seen>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
-    async fn start(script: Script) -> Self {
+    pub(crate) async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (script, seen) = (Arc::new(Mutex::new(script)), Arc::new(Seen::default()));
@@ -88,7 +97,7 @@ impl Server {
         Self { address, script, seen, task }
     }
 
-    fn settings(&self) -> SmtpSettings {
+    pub(crate) fn settings(&self) -> SmtpSettings {
         SmtpSettings {
             security: SmtpSecurity::None,
             timeout: Duration::from_millis(300),
@@ -106,7 +115,7 @@ impl Server {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    fn follow(&self, script: Script) {
+    pub(crate) fn follow(&self, script: Script) {
         *self.script.lock().unwrap() = script;
     }
 }
@@ -122,6 +131,7 @@ async fn converse(stream: TcpStream, script: Arc<Mutex<Script>>, seen: Arc<Seen>
     let script = || script.lock().unwrap().clone();
     let mut stream = BufReader::new(stream);
     act(&mut stream, script().greeting).await?;
+    let mut recipients = Vec::new();
     loop {
         let line = read_line(&mut stream).await?;
         seen.lines.lock().unwrap().push(line.clone());
@@ -135,20 +145,30 @@ async fn converse(stream: TcpStream, script: Arc<Mutex<Script>>, seen: Arc<Seen>
             }
             "AUTH" => act(&mut stream, script().auth).await?,
             "MAIL" => act(&mut stream, script().mail).await?,
-            "RCPT" => act(&mut stream, script().rcpt).await?,
+            "RCPT" => {
+                recipients.push(line.trim_start_matches("RCPT TO:<").trim_end_matches('>').to_owned());
+                act(&mut stream, script().rcpt).await?;
+            }
             "DATA" => {
                 act(&mut stream, script().data).await?;
+                let mut message = String::new();
                 loop {
                     let line = read_line(&mut stream).await?;
-                    let is_last = line == ".";
-                    seen.lines.lock().unwrap().push(line);
-                    if is_last {
+                    seen.lines.lock().unwrap().push(line.clone());
+                    if line == "." {
                         break;
                     }
+                    message.push_str(line.strip_prefix('.').unwrap_or(&line));
+                    message.push_str("\r\n");
                 }
-                act(&mut stream, script().end).await?;
+                let end = script().end;
+                let mail = (std::mem::take(&mut recipients), message);
+                if matches!(end, Reply(text) if text.starts_with('2')) {
+                    seen.taken.lock().unwrap().push(mail);
+                }
+                act(&mut stream, end).await?;
             }
-            _ => act(&mut stream, Reply("250 ok")).await?,
+            _ => act(&mut stream, script().other).await?,
         }
     }
 }
