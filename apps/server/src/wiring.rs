@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use threepid_adapters::lettre::{self, FileMailer, MemoryMailer, SmtpMailer, SmtpSecurity, SmtpSettings};
+use threepid_adapters::homeserver::{HomeserverSettings, HomeserverTokens, InvalidHomeserver};
+use threepid_adapters::lettre::{
+    self, FileMailer, InvalidSmtpSettings, MemoryMailer, SmtpMailer, SmtpSecurity, SmtpSettings,
+};
 use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
 use threepid_adapters::sea_orm::{ConnectSettings, Database, LocalAccounts, SeaOrmStore};
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
@@ -183,7 +186,18 @@ pub(crate) fn mailer(config: &Config) -> Result<Option<Arc<dyn Mailer>>, Failure
         }
         MailTransport::Smtp { sender, server } => {
             let mailer = SmtpMailer::new(smtp_settings(sender, server));
-            Ok(Some(Arc::new(mailer.map_err(|error| Failure::setting("mail.smtp", &error))?)))
+            let mailer = mailer.map_err(|error| {
+                let setting = match &error {
+                    InvalidSmtpSettings::Sender(sender) => format!("mail.{}", sender.setting),
+                    InvalidSmtpSettings::Host | InvalidSmtpSettings::Tls(_) => "mail.smtp.host".to_owned(),
+                    InvalidSmtpSettings::HelloName => "mail.smtp.hello".to_owned(),
+                    InvalidSmtpSettings::Connections => "mail.smtp.connections".to_owned(),
+                    InvalidSmtpSettings::Timeout => "mail.smtp.timeout".to_owned(),
+                    InvalidSmtpSettings::ExtraCa { .. } => "mail.smtp.ca_file".to_owned(),
+                };
+                Failure::setting(&setting, &error)
+            })?;
+            Ok(Some(Arc::new(mailer)))
         }
     }
 }
@@ -261,6 +275,19 @@ fn templates(config: &Config) -> Result<MinijinjaTemplates, Failure> {
     MinijinjaTemplates::new(&settings).map_err(|error| Failure::setting("templates.folder", &error))
 }
 
-fn homeserver(accounts: &HomeserverAccounts) -> Result<LocalAccounts, Failure> {
-    Err(Failure::running(format!("cannot ask {}", accounts.base_url), "this build asks no homeserver"))
+fn homeserver(accounts: &HomeserverAccounts) -> Result<HomeserverTokens, Failure> {
+    let settings = HomeserverSettings {
+        timeout: accounts.timeout,
+        remember: accounts.remember,
+        extra_ca: accounts.ca_file.clone(),
+        ..HomeserverSettings::new(accounts.base_url.clone())
+    };
+    HomeserverTokens::new(&settings).map_err(|error| {
+        let setting = match &error {
+            InvalidHomeserver::ExtraCa { .. } | InvalidHomeserver::Tls(_) => "homeserver.ca_file",
+            InvalidHomeserver::BaseUrl => "homeserver.base_url",
+            InvalidHomeserver::Timeout => "homeserver.timeout",
+        };
+        Failure::setting(setting, &error)
+    })
 }
