@@ -50,12 +50,8 @@ impl Opened {
 
     async fn open_on(database: Database, config: &Config) -> Result<Self, Failure> {
         let key = server_key(config)?;
-        let not_ready = |error| Failure::running("the database cannot be migrated", error);
-        database.migrate().await.map_err(|error| not_ready(Box::new(error)))?;
-        database
-            .claim_key(&key.fingerprint())
-            .await
-            .map_err(|error| Failure::running("the server's key cannot be used", error))?;
+        database.migrate().await.map_err(|error| Failure::plain(&error))?;
+        database.claim_key(&key.fingerprint()).await.map_err(|error| Failure::plain(&error))?;
         let (secrets, clock) = (Arc::new(RingSecrets::new(&key)), Arc::new(SystemClock));
         let hashing = Arc::clone(&secrets);
         let accounts = LocalAccounts::new(database.clone(), Arc::clone(&clock) as _, move |token| {
@@ -167,7 +163,7 @@ pub(crate) async fn migrate(config: &Config) -> Result<Vec<String>, Failure> {
     let database = connect(config).await?;
     let applied = database.migrate().await;
     database.close().await;
-    applied.map_err(|error| Failure::running("the database cannot be migrated", error))
+    applied.map_err(|error| Failure::plain(&error))
 }
 
 /// What sends mail, as the settings say.
@@ -220,9 +216,7 @@ pub(crate) fn memory_mailer() -> Result<(Arc<dyn Mailer>, Caught), Failure> {
 async fn connect(config: &Config) -> Result<Database, Failure> {
     let mut settings = ConnectSettings::new(&config.database.url);
     settings.readers = config.database.readers;
-    Database::connect(&settings)
-        .await
-        .map_err(|error| Failure::running("the database cannot be opened", error))
+    Database::connect(&settings).await.map_err(|error| Failure::plain(&error))
 }
 
 fn server_key(config: &Config) -> Result<ServerKey, Failure> {
@@ -230,8 +224,7 @@ fn server_key(config: &Config) -> Result<ServerKey, Failure> {
         KeySource::Value(value) => {
             ServerKey::parse(value.expose()).map_err(|error| Failure::setting("server_key.value", &error))
         }
-        KeySource::File(path) => ServerKey::load_or_create(path)
-            .map_err(|error| Failure::running("the server's key cannot be used", error)),
+        KeySource::File(path) => ServerKey::load_or_create(path).map_err(|error| Failure::plain(&error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Logs, to standard error: JSON for machines, text for people.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
@@ -10,7 +10,10 @@ use crate::config::{LogConfig, LogFormat};
 pub(super) fn start(config: &LogConfig) {
     // The settings were judged, so the filter is one.
     let filter = EnvFilter::try_new(&config.level).unwrap_or_default();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let _ = match config.format {
         LogFormat::Json => {
             logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()

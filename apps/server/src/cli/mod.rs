@@ -81,6 +81,12 @@ impl Failure {
         Self::Running { doing: doing.into(), source: source.into() }
     }
 
+    /// An error that says what could not be done by itself.
+    pub(crate) fn plain(error: &(dyn Error + 'static)) -> Self {
+        let text = with_causes(error);
+        Self::Running { doing: text.clone(), source: text.into() }
+    }
+
     /// A setting that an adapter does not take.
     pub(crate) fn setting(name: &str, error: &(dyn Error + 'static)) -> Self {
         Self::Config(ConfigError::Wrong { problems: vec![Problem::new(name, with_causes(error))] })

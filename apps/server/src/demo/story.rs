@@ -297,3 +297,61 @@ fn is_hers(answer: &Answer) -> bool {
         && threepid["address"] == ADDRESS
         && time("validated_at").zip(time("added_at")).is_some_and(|(validated, added)| validated <= added)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Mutex, PoisonError};
+
+    use axum::Router;
+    use axum::routing::get;
+    use threepid_domain::model::{AccessToken, UserId};
+    use tokio::net::TcpListener;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn scene(address: std::net::SocketAddr) -> Result<Scene, Box<dyn std::error::Error>> {
+        let account = |name| -> Result<_, Box<dyn std::error::Error>> {
+            Ok(DemoAccount { user: UserId::parse(name)?, token: AccessToken::new("a-token") })
+        };
+        Ok(Scene {
+            base: format!("http://{address}").parse()?,
+            alice: account("@alice:demo.localhost")?,
+            bob: account("@bob:demo.localhost")?,
+            client_secret: "secret".to_owned(),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_story_that_differs_ends_there_and_says_which_step() -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let scene = scene(listener.local_addr()?)?;
+        // A server that asks nobody for a token and already has an address for everybody.
+        let careless = Router::new().route(THREEPIDS, get(async || r#"{"threepids":[{"medium":"email"}]}"#));
+        let server = tokio::spawn(async move { axum::serve(listener, careless).await });
+
+        let told = Mutex::new(Vec::new());
+        let tell = |line| told.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        let played = Story::new(&scene, &tell).play().await;
+        server.abort();
+
+        let said = played.map_err(|error| error.to_string());
+        let said = said.err().ok_or("the story must not hold")?;
+        assert!(
+            said.starts_with("step 1 (without a token there is nothing to see) differs: wanted 401"),
+            "{said}"
+        );
+        let told = told.into_inner().unwrap_or_else(PoisonError::into_inner).join("\n");
+        assert!(told.contains("GET /_matrix/client/v3/account/3pid\n") && !told.contains("2. "), "{told}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_said_to_be_silent() -> Outcome {
+        let gone = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+        let scene = scene(gone)?;
+        let played = Story::new(&scene, &|_line| {}).play().await;
+        assert!(matches!(played, Err(StoryError::NoAnswer { step: 1, .. })), "{played:?}");
+        Ok(())
+    }
+}
