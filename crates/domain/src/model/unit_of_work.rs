@@ -1,6 +1,6 @@
 //! A change of the world as a value: all of it happens, or none.
 
-use super::{OutboxMessage, Threepid, ValidationSession};
+use super::{Binding, OutboxMessage, RemoteSession, SpentProof, Threepid, ValidationSession};
 
 /// One change. The list is exhaustive on purpose: an adapter that compiles applies every kind of change.
 #[derive(Clone, Debug)]
@@ -11,6 +11,12 @@ pub enum Change {
     PutThreepid(Threepid),
     /// Owe a message.
     Enqueue(OutboxMessage),
+    /// Remember a session that an identity server opened; the one remembered last under server and sid counts.
+    PutRemoteSession(RemoteSession),
+    /// Spend an identity server's proof.
+    SpendProof(SpentProof),
+    /// Record a binding, or how far it is by now.
+    PutBinding(Binding),
 }
 
 /// Changes that are committed together, applied in the order in which they were added.
@@ -41,6 +47,24 @@ impl UnitOfWork {
     #[must_use]
     pub fn enqueue(self, message: OutboxMessage) -> Self {
         self.with(Change::Enqueue(message))
+    }
+
+    /// Remembers a session at an identity server.
+    #[must_use]
+    pub fn put_remote_session(self, session: RemoteSession) -> Self {
+        self.with(Change::PutRemoteSession(session))
+    }
+
+    /// Spends an identity server's proof.
+    #[must_use]
+    pub fn spend_proof(self, proof: SpentProof) -> Self {
+        self.with(Change::SpendProof(proof))
+    }
+
+    /// Records a binding.
+    #[must_use]
+    pub fn put_binding(self, binding: Binding) -> Self {
+        self.with(Change::PutBinding(binding))
     }
 
     fn with(mut self, change: Change) -> Self {

@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 
 use super::Unavailable;
-use crate::model::{Address, KeyedHash, Sid, Threepid, UnitOfWork, UserId, ValidationSession};
+use crate::model::{
+    Address, Binding, IdentityServerName, KeyedHash, RemoteSession, Sid, SpentProof, Threepid, UnitOfWork,
+    UserId, ValidationSession,
+};
 
 /// Durable storage. Reads see every unit of work committed before they began.
 ///
@@ -15,6 +18,9 @@ use crate::model::{Address, KeyedHash, Sid, Threepid, UnitOfWork, UserId, Valida
 /// - MUST store a session of revision n as revision n + 1;
 /// - MUST refuse an address that another account owns ([`Conflict::AddressOwned`]), by a unique key and not by a look
 ///   before the write; MUST only move `validated_at` where the same account owns it;
+/// - MUST refuse an identity server's proof whose server and sid were spent before ([`Conflict::ProofSpent`]), by a
+///   unique key;
+/// - MUST keep one binding for each account, address and server, the last one put;
 /// - MUST make an enqueued message claimable through [`Outbox`](super::Outbox) in the same unit;
 /// - MUST NOT hold anything open between calls, and MUST NOT let a caller that goes away leave half a unit.
 #[cfg_attr(feature = "mocks", mockall::automock)]
@@ -43,6 +49,28 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when storage cannot answer now.
     async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable>;
+
+    /// The sessions that identity servers opened under this sid, newest first: two servers may choose the same sid.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable>;
+
+    /// How an identity server's proof was spent, if it was.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn spent_proof(
+        &self,
+        server: &IdentityServerName,
+        sid: &Sid,
+    ) -> Result<Option<SpentProof>, Unavailable>;
+
+    /// Where an account's address is bound or about to be, by server name.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable>;
 
     /// Commits a unit of work.
     ///
@@ -78,6 +106,9 @@ pub enum Conflict {
     /// There is a current session under this key already.
     #[error("a current session exists under this key")]
     SessionExists,
+    /// The identity server's proof was spent before.
+    #[error("the identity server's proof was spent before")]
+    ProofSpent,
     /// Another account owns the address.
     #[error("another account owns the address")]
     AddressOwned,

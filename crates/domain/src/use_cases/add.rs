@@ -1,7 +1,10 @@
 //! `POST /account/3pid`: a proven address goes to an account.
 
 use super::{Contacts, DECISIONS, too_many_conflicts};
-use crate::model::{Address, ClientSecret, Sid, SpendRefusal, Threepid, UnitOfWork, UserId};
+use crate::model::{
+    Address, ClientSecret, IdAccessToken, IdentityServerName, RemoteRefusal, Sid, SpendRefusal, Threepid,
+    UnitOfWork, UserId,
+};
 use crate::ports::{CommitError, Conflict, Unavailable};
 
 /// Who adds what.
@@ -9,10 +12,16 @@ use crate::ports::{CommitError, Conflict, Unavailable};
 pub struct Add {
     /// The account.
     pub user_id: UserId,
-    /// The session that proves the address.
+    /// The session that proves the address: one of ours, or an identity server's.
     pub sid: Sid,
     /// The secret that the session was opened under.
     pub client_secret: ClientSecret,
+    /// The identity server whose session it is. One of ours needs none, and ignores it.
+    pub id_server: Option<IdentityServerName>,
+    /// The client's token there. Without one the server is spoken to in v1.
+    pub id_access_token: Option<IdAccessToken>,
+    /// Whether the address is to be published at the identity server too. A session of ours takes it as false.
+    pub bind: bool,
 }
 
 /// Why the address was not added.
@@ -25,21 +34,37 @@ pub enum AddError {
     /// Another account has the address. The proof is kept.
     #[error("the address is in use")]
     InUse,
+    /// The operator's rules refuse the address.
+    #[error("the address is not permitted")]
+    Denied,
+    /// The session is none of ours, and no identity server is named.
+    #[error("no identity server is named")]
+    IdServerMissing,
+    /// The identity server is not trusted for what is asked.
+    #[error("the identity server is not trusted")]
+    ServerNotTrusted,
+    /// The identity server refused: to say what it validated, and then nothing was added; or to bind, and then the
+    /// address is added, and the same request tries again to bind.
+    #[error("the identity server refused with status {}", .0.status)]
+    Refused(RemoteRefusal),
     /// It cannot be done now; the proof is kept.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
 impl Contacts {
-    /// Spends a session of this server and adds its address to the account, in one unit.
+    /// Spends a session's proof and adds its address to the account, in one unit.
     ///
-    /// The same request again is harmless while the address is still on the account.
+    /// The same request again is harmless while the address is still on the account. A session of ours is never looked
+    /// up elsewhere.
     ///
     /// # Errors
-    /// [`AddError`]; nothing was spent then.
+    /// [`AddError`]; nothing was spent then, but where a bind was refused.
     pub async fn add(&self, add: Add) -> Result<(), AddError> {
         for _ in 0..DECISIONS {
-            let mut session = self.store.session(&add.sid).await?.ok_or(AddError::AuthFailed)?;
+            let Some(mut session) = self.store.session(&add.sid).await? else {
+                return self.add_foreign(add).await;
+            };
             let key = self.secrets.session_key(session.address(), &add.client_secret);
             if !session.was_opened_under(&key) {
                 return Err(AddError::AuthFailed);
@@ -70,7 +95,7 @@ impl Contacts {
         Err(too_many_conflicts().into())
     }
 
-    async fn still_has(&self, user: &UserId, address: &Address) -> Result<(), AddError> {
+    pub(super) async fn still_has(&self, user: &UserId, address: &Address) -> Result<(), AddError> {
         match self.store.owner(address).await? {
             Some(owner) if owner == *user => Ok(()),
             _ => Err(AddError::AuthFailed),

@@ -3,6 +3,7 @@
 //! Every door (HTTP, pages, command line) calls the same commands; the rules are written here and nowhere else.
 
 mod add;
+mod add_foreign;
 mod deliver;
 mod list;
 mod request_email_token;
@@ -12,11 +13,11 @@ use std::sync::Arc;
 
 pub use add::{Add, AddError};
 pub use deliver::{ConfirmLinks, Delivered, Relay, RetryPolicy};
-pub use request_email_token::{RequestEmailToken, RequestTokenError};
+pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
 
-use crate::model::{AddressRules, Lifetimes};
-use crate::ports::{Clock, RateLimiter, Secrets, Store, Unavailable};
+use crate::model::{AddressRules, Lifetimes, TrustedServers, Validation};
+use crate::ports::{Clock, IdentityServer, RateLimiter, Secrets, Store, Unavailable};
 
 /// What the operator decides about contacts.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,10 @@ pub struct Policy {
     pub rules: AddressRules,
     /// Whether this server can send mail.
     pub sends_mail: bool,
+    /// Who validates addresses.
+    pub validation: Validation,
+    /// Which identity servers are trusted, and for what.
+    pub trusted: TrustedServers,
 }
 
 /// The commands on accounts' contacts.
@@ -36,6 +41,7 @@ pub struct Contacts {
     clock: Arc<dyn Clock>,
     secrets: Arc<dyn Secrets>,
     rate_limiter: Arc<dyn RateLimiter>,
+    identity_servers: Arc<dyn IdentityServer>,
     policy: Arc<Policy>,
 }
 
@@ -46,9 +52,10 @@ impl Contacts {
         clock: Arc<dyn Clock>,
         secrets: Arc<dyn Secrets>,
         rate_limiter: Arc<dyn RateLimiter>,
+        identity_servers: Arc<dyn IdentityServer>,
         policy: Policy,
     ) -> Self {
-        Self { store, clock, secrets, rate_limiter, policy: Arc::new(policy) }
+        Self { store, clock, secrets, rate_limiter, identity_servers, policy: Arc::new(policy) }
     }
 }
 

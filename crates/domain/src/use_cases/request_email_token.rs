@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::{Contacts, DECISIONS, too_many_conflicts};
 use crate::model::{
-    Address, ClientSecret, EmailAddress, IssuedToken, NextLink, OutboxMessage, Payload, SendAttempt, Sid,
-    Timestamp, UnitOfWork, ValidationSession,
+    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, IssuedToken, NextLink,
+    OutboxMessage, Payload, RemoteRefusal, RemoteSession, SendAttempt, Sid, Timestamp, UnitOfWork,
+    Validation, ValidationSession,
 };
-use crate::ports::{CommitError, Conflict, Limit, Unavailable, Verdict};
+use crate::ports::{
+    CommitError, IdentityServerError, Limit, OpenedRemotely, RemoteTokenRequest, Unavailable, Verdict,
+};
 
 /// What the client asks.
 #[derive(Clone, Debug)]
@@ -23,13 +26,26 @@ pub struct RequestEmailToken {
     pub next_link: Option<NextLink>,
     /// Who asks, for the limit per client.
     pub client_ip: Option<IpAddr>,
+    /// The identity server that the client would have validate; only [`Validation::IdentityServer`] heeds it.
+    pub id_server: Option<IdentityServerName>,
+    /// The client's token there. Without one the server is spoken to in v1.
+    pub id_access_token: Option<IdAccessToken>,
+}
+
+/// The session that was opened or continued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its identifier.
+    pub sid: Sid,
+    /// Where a client submits the token itself, where an identity server said so.
+    pub submit_url: Option<String>,
 }
 
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestTokenError {
-    /// This server sends no mail.
-    #[error("this server sends no mail")]
+    /// Nobody is there to send a mail.
+    #[error("nobody is there to send a mail")]
     MediumNotSupported,
     /// The operator's rules refuse the address.
     #[error("the address is not permitted")]
@@ -43,22 +59,27 @@ pub enum RequestTokenError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The identity server is not trusted to validate.
+    #[error("the identity server is not trusted")]
+    ServerNotTrusted,
+    /// The identity server refused.
+    #[error("the identity server refused with status {}", .0.status)]
+    Refused(RemoteRefusal),
     /// It cannot be done now; nothing was changed that a retry would not mend.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
 impl Contacts {
-    /// Opens or continues a validation session, and owes the mail that proves its address.
+    /// Opens or continues a validation session, and has the mail sent that proves its address.
     ///
-    /// The answer is durable: a session is returned only once it and its mail are stored.
+    /// The answer is durable: a session of ours is returned only once it and its mail are stored. With
+    /// [`Validation::IdentityServer`] all our own rules are met first, then the identity server is asked.
     ///
     /// # Errors
     /// [`RequestTokenError`].
-    pub async fn request_email_token(&self, request: RequestEmailToken) -> Result<Sid, RequestTokenError> {
-        if !self.policy.sends_mail {
-            return Err(RequestTokenError::MediumNotSupported);
-        }
+    pub async fn request_email_token(&self, request: RequestEmailToken) -> Result<Opened, RequestTokenError> {
+        let validator = self.validator(&request)?;
         let address = Address::Email(request.email.clone());
         if !self.policy.rules.permit(&address) {
             return Err(RequestTokenError::Denied);
@@ -70,17 +91,74 @@ impl Contacts {
         if self.store.owner(&address).await?.is_some() {
             return Err(RequestTokenError::InUse);
         }
+        match validator {
+            Some(server) => self.request_remotely(server, request, address).await,
+            None => self.request_here(request, address).await,
+        }
+    }
+
+    /// Who sends the mail: an identity server, or (`None`) this server.
+    fn validator(
+        &self,
+        request: &RequestEmailToken,
+    ) -> Result<Option<IdentityServerName>, RequestTokenError> {
+        let trusted = &self.policy.trusted;
+        match (self.policy.validation, &request.id_server) {
+            (Validation::Direct, _) if self.policy.sends_mail => Ok(None),
+            (Validation::Direct, _) => Err(RequestTokenError::MediumNotSupported),
+            (Validation::IdentityServer, Some(server)) if trusted.validates(server) => {
+                Ok(Some(server.clone()))
+            }
+            (Validation::IdentityServer, Some(_)) => Err(RequestTokenError::ServerNotTrusted),
+            (Validation::IdentityServer, None) => {
+                let first = trusted.first_that_validates().ok_or(RequestTokenError::MediumNotSupported)?;
+                Ok(Some(first.clone()))
+            }
+        }
+    }
+
+    async fn request_remotely(
+        &self,
+        server: IdentityServerName,
+        request: RequestEmailToken,
+        address: Address,
+    ) -> Result<Opened, RequestTokenError> {
+        let asked = RemoteTokenRequest {
+            client_secret: request.client_secret,
+            email: request.email,
+            send_attempt: request.send_attempt,
+            next_link: request.next_link,
+        };
+        let opened =
+            self.identity_servers.request_email_token(server.clone(), asked, request.id_access_token).await;
+        let OpenedRemotely { sid, submit_url } = opened.map_err(|error| match error {
+            IdentityServerError::Refused(refusal) => RequestTokenError::Refused(refusal.of_identity_server()),
+            IdentityServerError::Unavailable(error) => error.into(),
+        })?;
+        let session = RemoteSession { server, sid: sid.clone(), address, opened_at: self.clock.now() };
+        match self.store.commit(UnitOfWork::new().put_remote_session(session)).await {
+            Ok(()) => Ok(Opened { sid, submit_url }),
+            Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict).into()),
+            Err(CommitError::Unavailable(error)) => Err(error.into()),
+        }
+    }
+
+    async fn request_here(
+        &self,
+        request: RequestEmailToken,
+        address: Address,
+    ) -> Result<Opened, RequestTokenError> {
         let key = self.secrets.session_key(&address, &request.client_secret);
         for _ in 0..DECISIONS {
             let (sid, unit) = match self.store.current_session(key).await? {
                 Some(session) => self.continue_session(session, &request, &address),
                 None => self.open_session(UnitOfWork::new(), &request, &address),
             };
-            let Some(unit) = unit else { return Ok(sid) };
+            let opened = Opened { sid, submit_url: None };
+            let Some(unit) = unit else { return Ok(opened) };
             match self.store.commit(unit).await {
-                Ok(()) => return Ok(sid),
-                Err(CommitError::Conflict(Conflict::StaleSession | Conflict::SessionExists)) => {}
-                Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(RequestTokenError::InUse),
+                Ok(()) => return Ok(opened),
+                Err(CommitError::Conflict(_another_request_came_first)) => {}
                 Err(CommitError::Unavailable(error)) => return Err(error.into()),
             }
         }

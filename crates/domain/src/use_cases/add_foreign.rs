@@ -1,0 +1,195 @@
+//! `POST /account/3pid` with a session of an identity server: its word is verified, spent once, and on request the
+//! address is published there.
+//!
+//! Binding is crash-safe: it is recorded as pending together with the address, and as bound once the server has said
+//! so. The same request again resumes it.
+
+use std::time::Duration;
+
+use super::{Add, AddError, Contacts, DECISIONS, too_many_conflicts};
+use crate::model::{
+    Address, Binding, BindingState, IdentityServerName, KeyedHash, Medium, SpentProof, Threepid, Timestamp,
+    UnitOfWork,
+};
+use crate::ports::{
+    CommitError, Conflict, IdentityServerError, RemoteCredentials, RemoteValidation, Unavailable,
+};
+
+/// So far may an identity server's clock be ahead of ours.
+const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(5 * 60);
+
+/// What an identity server's word proves, once we have judged it.
+struct ForeignProof {
+    address: Address,
+    validated_at: Timestamp,
+}
+
+impl Contacts {
+    pub(super) async fn add_foreign(&self, add: Add) -> Result<(), AddError> {
+        let server = self.server_for(&add)?;
+        for _ in 0..DECISIONS {
+            if let Some(spent) = self.store.spent_proof(&server, &add.sid).await? {
+                return self.repeat_foreign(&add, &server, spent).await;
+            }
+            let proof = self.ask_what_it_proves(&add, &server).await?;
+            match self.store.commit(self.spend_foreign(&add, &server, &proof)).await {
+                Ok(()) if add.bind => return self.publish(&add, &server, proof.address).await,
+                Ok(()) => return Ok(()),
+                Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
+                Err(CommitError::Conflict(_)) => {}
+                Err(CommitError::Unavailable(error)) => return Err(error.into()),
+            }
+        }
+        Err(too_many_conflicts().into())
+    }
+
+    /// The named server, if it is trusted for all that is asked. Where no server validates, naming one would not help.
+    fn server_for(&self, add: &Add) -> Result<IdentityServerName, AddError> {
+        let trusted = &self.policy.trusted;
+        match &add.id_server {
+            Some(server) if trusted.validates(server) && (!add.bind || trusted.binds(server)) => {
+                Ok(server.clone())
+            }
+            Some(_) => Err(AddError::ServerNotTrusted),
+            None if trusted.first_that_validates().is_some() => Err(AddError::IdServerMissing),
+            None => Err(AddError::AuthFailed),
+        }
+    }
+
+    /// The proof was spent before: by this very request, then its bind may be unfinished; or by another, and then it
+    /// proves nothing any more.
+    async fn repeat_foreign(
+        &self,
+        add: &Add,
+        server: &IdentityServerName,
+        spent: SpentProof,
+    ) -> Result<(), AddError> {
+        let key = self.secrets.session_key(&spent.address, &add.client_secret);
+        if spent.user_id != add.user_id || spent.key != key {
+            return Err(AddError::AuthFailed);
+        }
+        self.still_has(&add.user_id, &spent.address).await?;
+        if !add.bind {
+            return Ok(());
+        }
+        let bindings = self.store.bindings(&add.user_id, &spent.address).await?;
+        match bindings.iter().find(|binding| binding.server == *server) {
+            Some(binding) if binding.state == BindingState::Bound => return Ok(()),
+            Some(_) => {}
+            None => self.record(self.binding(add, server, &spent.address, BindingState::Pending)).await?,
+        }
+        self.publish(add, server, spent.address).await
+    }
+
+    async fn ask_what_it_proves(
+        &self,
+        add: &Add,
+        server: &IdentityServerName,
+    ) -> Result<ForeignProof, AddError> {
+        let asked =
+            self.identity_servers.validated(server.clone(), credentials(add), add.id_access_token.clone());
+        let said = match asked.await {
+            Ok(said) => said.ok_or(AddError::AuthFailed)?,
+            Err(IdentityServerError::Refused(refusal)) if refusal.says_unproven() => {
+                return Err(AddError::AuthFailed);
+            }
+            Err(error) => return Err(refused_or_down(error)),
+        };
+        self.judge(said)
+    }
+
+    /// An identity server's word passes the same rules as our own proofs.
+    fn judge(&self, said: RemoteValidation) -> Result<ForeignProof, AddError> {
+        let medium = Medium::parse(&said.medium).ok_or(AddError::AuthFailed)?;
+        let address = Address::parse(medium, &said.address).map_err(|_| AddError::AuthFailed)?;
+        let now = self.clock.now();
+        let is_too_early = said.validated_at > now.plus(CLOCKS_DIFFER_BY);
+        if is_too_early || now >= said.validated_at.plus(self.policy.lifetimes.validated) {
+            return Err(AddError::AuthFailed);
+        }
+        if !self.policy.rules.permit(&address) {
+            return Err(AddError::Denied);
+        }
+        Ok(ForeignProof { address, validated_at: said.validated_at.min(now) })
+    }
+
+    fn spend_foreign(&self, add: &Add, server: &IdentityServerName, proof: &ForeignProof) -> UnitOfWork {
+        let now = self.clock.now();
+        let key: KeyedHash = self.secrets.session_key(&proof.address, &add.client_secret);
+        let unit = UnitOfWork::new()
+            .spend_proof(SpentProof {
+                server: server.clone(),
+                sid: add.sid.clone(),
+                user_id: add.user_id.clone(),
+                key,
+                address: proof.address.clone(),
+                spent_at: now,
+            })
+            .put_threepid(Threepid {
+                user_id: add.user_id.clone(),
+                address: proof.address.clone(),
+                validated_at: proof.validated_at,
+                added_at: now,
+            });
+        if !add.bind {
+            return unit;
+        }
+        unit.put_binding(self.binding(add, server, &proof.address, BindingState::Pending))
+    }
+
+    /// Asks the server to publish what is recorded as pending, and records that it did.
+    async fn publish(
+        &self,
+        add: &Add,
+        server: &IdentityServerName,
+        address: Address,
+    ) -> Result<(), AddError> {
+        let token = add.id_access_token.clone();
+        let bound =
+            self.identity_servers.bind(server.clone(), credentials(add), add.user_id.clone(), token).await;
+        let published = bound.map_err(refused_or_down)?;
+        if published != address {
+            let cause = format!("{server} published another address than the one it validated");
+            return Err(Unavailable::new("identity server", cause).into());
+        }
+        self.record(self.binding(add, server, &address, BindingState::Bound)).await
+    }
+
+    async fn record(&self, binding: Binding) -> Result<(), AddError> {
+        match self.store.commit(UnitOfWork::new().put_binding(binding)).await {
+            Ok(()) => Ok(()),
+            Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict).into()),
+            Err(CommitError::Unavailable(error)) => Err(error.into()),
+        }
+    }
+
+    fn binding(
+        &self,
+        add: &Add,
+        server: &IdentityServerName,
+        address: &Address,
+        state: BindingState,
+    ) -> Binding {
+        Binding {
+            user_id: add.user_id.clone(),
+            address: address.clone(),
+            server: server.clone(),
+            state,
+            since: self.clock.now(),
+        }
+    }
+}
+
+fn credentials(add: &Add) -> RemoteCredentials {
+    RemoteCredentials { sid: add.sid.clone(), client_secret: add.client_secret.clone() }
+}
+
+fn refused_or_down(error: IdentityServerError) -> AddError {
+    match error {
+        IdentityServerError::Refused(refusal) => AddError::Refused(refusal.of_identity_server()),
+        IdentityServerError::Unavailable(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
