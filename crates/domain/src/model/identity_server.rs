@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, KeyedHash, Sid, Timestamp, UserId};
+use super::{Address, BindingKey, KeyedHash, Sid, Timestamp, UserId};
 
 /// An identity server's name: host and optional port in ASCII, lower case. No scheme, no path, no user info.
 ///
@@ -181,6 +181,17 @@ pub struct Binding {
     pub state: BindingState,
     /// Since when it stands so.
     pub since: Timestamp,
+}
+
+impl Binding {
+    /// What the binding is found by.
+    pub fn key(&self) -> BindingKey {
+        BindingKey {
+            user_id: self.user_id.clone(),
+            address: self.address.clone(),
+            server: self.server.clone(),
+        }
+    }
 }
 
 /// How far a binding is.

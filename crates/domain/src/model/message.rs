@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EmailAddress, Generation, LeaseId, MessageId, Sid, Timestamp};
+use super::{
+    Address, BindingKey, EmailAddress, Generation, IdentityServerName, LeaseId, MessageId, Sid, Timestamp,
+    UserId,
+};
 
 /// A message that is owed. It holds no secret: tokens are derived when it is rendered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,15 @@ pub enum Payload {
         /// Which of the session's tokens it carries.
         generation: Generation,
     },
+    /// That an identity server forgets a binding.
+    Unbind {
+        /// The account.
+        user_id: UserId,
+        /// The address.
+        address: Address,
+        /// Where.
+        server: IdentityServerName,
+    },
 }
 
 impl Payload {
@@ -39,6 +51,7 @@ impl Payload {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::ValidationMail { .. } => "validation_mail",
+            Self::Unbind { .. } => "unbind",
         }
     }
 
@@ -46,6 +59,19 @@ impl Payload {
     pub fn masked_recipient(&self) -> String {
         match self {
             Self::ValidationMail { to, .. } => to.masked(),
+            Self::Unbind { server, .. } => server.to_string(),
+        }
+    }
+
+    /// The binding that the message is about, if it is about one.
+    pub fn binding(&self) -> Option<BindingKey> {
+        match self {
+            Self::ValidationMail { .. } => None,
+            Self::Unbind { user_id, address, server } => Some(BindingKey {
+                user_id: user_id.clone(),
+                address: address.clone(),
+                server: server.clone(),
+            }),
         }
     }
 }

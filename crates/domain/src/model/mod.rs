@@ -2,6 +2,7 @@
 
 mod address;
 mod caller;
+mod challenge;
 mod identity_server;
 mod ids;
 mod message;
@@ -16,6 +17,7 @@ mod unit_of_work;
 
 pub use address::{Address, EmailAddress, InvalidAddress, Medium, Msisdn};
 pub use caller::Caller;
+pub use challenge::Challenge;
 pub use identity_server::{
     Binding, BindingState, IdentityServerName, InvalidServerName, RemoteSession, SpentProof, TrustedServer,
     TrustedServers, Validation,
@@ -33,4 +35,4 @@ pub use session::{
 };
 pub use threepid::Threepid;
 pub use time::Timestamp;
-pub use unit_of_work::{Change, UnitOfWork};
+pub use unit_of_work::{BindingKey, Change, UnitOfWork};

@@ -1,6 +1,9 @@
 //! A change of the world as a value: all of it happens, or none.
 
-use super::{Binding, OutboxMessage, RemoteSession, SpentProof, Threepid, ValidationSession};
+use super::{
+    Address, Binding, Challenge, IdentityServerName, OutboxMessage, RemoteSession, SpentProof, Threepid,
+    UserId, ValidationSession,
+};
 
 /// One change. The list is exhaustive on purpose: an adapter that compiles applies every kind of change.
 #[derive(Clone, Debug)]
@@ -17,6 +20,32 @@ pub enum Change {
     SpendProof(SpentProof),
     /// Record a binding, or how far it is by now.
     PutBinding(Binding),
+    /// Forget a binding; harmless where there is none.
+    RemoveBinding(BindingKey),
+    /// Take an address from its account; harmless where the account does not own it.
+    RemoveThreepid {
+        /// The account.
+        user_id: UserId,
+        /// The address.
+        address: Address,
+    },
+    /// Owe no more what is owed about a binding: unsettled messages of its subject go.
+    CancelUnbind(BindingKey),
+    /// Remember a challenge that was passed on.
+    PutChallenge(Challenge),
+    /// Spend a challenge that is remembered and unspent.
+    SpendChallenge(Challenge),
+}
+
+/// What a binding is found by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindingKey {
+    /// The account.
+    pub user_id: UserId,
+    /// The address.
+    pub address: Address,
+    /// The identity server.
+    pub server: IdentityServerName,
 }
 
 /// Changes that are committed together, applied in the order in which they were added.
@@ -65,6 +94,36 @@ impl UnitOfWork {
     #[must_use]
     pub fn put_binding(self, binding: Binding) -> Self {
         self.with(Change::PutBinding(binding))
+    }
+
+    /// Forgets a binding.
+    #[must_use]
+    pub fn remove_binding(self, key: BindingKey) -> Self {
+        self.with(Change::RemoveBinding(key))
+    }
+
+    /// Takes an address from its account.
+    #[must_use]
+    pub fn remove_threepid(self, user_id: UserId, address: Address) -> Self {
+        self.with(Change::RemoveThreepid { user_id, address })
+    }
+
+    /// Owes no unbind of this binding any more.
+    #[must_use]
+    pub fn cancel_unbind(self, key: BindingKey) -> Self {
+        self.with(Change::CancelUnbind(key))
+    }
+
+    /// Remembers a challenge.
+    #[must_use]
+    pub fn put_challenge(self, challenge: Challenge) -> Self {
+        self.with(Change::PutChallenge(challenge))
+    }
+
+    /// Spends a challenge.
+    #[must_use]
+    pub fn spend_challenge(self, challenge: Challenge) -> Self {
+        self.with(Change::SpendChallenge(challenge))
     }
 
     fn with(mut self, change: Change) -> Self {

@@ -63,8 +63,9 @@ impl std::fmt::Debug for RemoteValidation {
 /// - MUST judge the address that it connects to, unless the operator's settings name it;
 /// - MUST take only 2xx with a whole JSON object of the expected form for success: an `errcode` in it, or
 ///   `success: false`, is none;
-/// - MUST give a Matrix error of status 4xx as [`IdentityServerError::Refused`], whole, and everything else
-///   as [`Unavailable`];
+/// - MUST give a Matrix error of status 4xx (on unbind 501 too) as [`IdentityServerError::Refused`], whole, and
+///   everything else as [`Unavailable`];
+/// - MUST send an unbind only where it can sign, and otherwise say [`Unbound::NoSupport`];
 /// - MUST NOT keep or log a token, a secret or an address.
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
@@ -104,6 +105,26 @@ pub trait IdentityServer: Send + Sync {
         user_id: UserId,
         id_access_token: Option<IdAccessToken>,
     ) -> Result<Address, IdentityServerError>;
+
+    /// Asks the server to forget a binding, in a request signed as the account's homeserver.
+    ///
+    /// # Errors
+    /// [`IdentityServerError`].
+    async fn unbind(
+        &self,
+        server: IdentityServerName,
+        user_id: UserId,
+        address: Address,
+    ) -> Result<Unbound, IdentityServerError>;
+}
+
+/// How an identity server answered an unbind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unbound {
+    /// The binding is gone.
+    Done,
+    /// It does not support this (400, 404 or 501 without a Matrix error), or we cannot sign.
+    NoSupport,
 }
 
 /// What an identity server did not do.

@@ -10,6 +10,7 @@ mod identity_server;
 mod mailer;
 mod outbox;
 mod rate_limiter;
+mod reauthentication;
 mod secrets;
 mod store;
 mod templates;
@@ -18,11 +19,14 @@ pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
 pub use clock::Clock;
 pub use identity_server::{
     IdentityServer, IdentityServerError, OpenedRemotely, RemoteCredentials, RemoteTokenRequest,
-    RemoteValidation,
+    RemoteValidation, Unbound,
 };
 pub use mailer::{DeliveryError, Mail, Mailer};
 pub use outbox::Outbox;
 pub use rate_limiter::{Limit, RateLimiter, Verdict};
+pub use reauthentication::{
+    Answered, AskedAgain, ChallengeToPassOn, Reauthentication, ReauthenticationError,
+};
 pub use secrets::Secrets;
 pub use store::{CommitError, Conflict, Store};
 pub use templates::{MailText, Page, Templates, ValidationMail};
@@ -30,8 +34,8 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 #[cfg(feature = "mocks")]
 pub use self::{
     access_tokens::MockAccessTokens, clock::MockClock, identity_server::MockIdentityServer,
-    mailer::MockMailer, outbox::MockOutbox, rate_limiter::MockRateLimiter, secrets::MockSecrets,
-    store::MockStore, templates::MockTemplates,
+    mailer::MockMailer, outbox::MockOutbox, rate_limiter::MockRateLimiter,
+    reauthentication::MockReauthentication, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

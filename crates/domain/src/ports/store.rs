@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::Unavailable;
 use crate::model::{
-    Address, Binding, IdentityServerName, KeyedHash, RemoteSession, Sid, SpentProof, Threepid, UnitOfWork,
-    UserId, ValidationSession,
+    Address, Binding, Challenge, IdentityServerName, KeyedHash, RemoteSession, Sid, SpentProof, Threepid,
+    UnitOfWork, UserId, ValidationSession,
 };
 
 /// Durable storage. Reads see every unit of work committed before they began.
@@ -21,6 +21,10 @@ use crate::model::{
 /// - MUST refuse an identity server's proof whose server and sid were spent before ([`Conflict::ProofSpent`]), by a
 ///   unique key;
 /// - MUST keep one binding for each account, address and server, the last one put;
+/// - MUST take an address only from the account named with it;
+/// - MUST cancel an owed unbind by its binding, claimed or not, so that no later claim finds it;
+/// - MUST refuse a challenge that is not remembered for its user and sid, or that was spent before
+///   ([`Conflict::ChallengeSpent`]);
 /// - MUST make an enqueued message claimable through [`Outbox`](super::Outbox) in the same unit;
 /// - MUST NOT hold anything open between calls, and MUST NOT let a caller that goes away leave half a unit.
 #[cfg_attr(feature = "mocks", mockall::automock)]
@@ -72,6 +76,12 @@ pub trait Store: Send + Sync {
     /// [`Unavailable`] when storage cannot answer now.
     async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable>;
 
+    /// The challenge of this session, if it was passed on and is unspent.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable>;
+
     /// Commits a unit of work.
     ///
     /// # Errors
@@ -109,6 +119,9 @@ pub enum Conflict {
     /// The identity server's proof was spent before.
     #[error("the identity server's proof was spent before")]
     ProofSpent,
+    /// The challenge was spent before, or was never passed on to this user for this session.
+    #[error("the challenge was spent before")]
+    ChallengeSpent,
     /// Another account owns the address.
     #[error("another account owns the address")]
     AddressOwned,

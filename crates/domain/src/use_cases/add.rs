@@ -1,6 +1,6 @@
 //! `POST /account/3pid`: a proven address goes to an account.
 
-use super::{Contacts, DECISIONS, too_many_conflicts};
+use super::{Changes, Contacts, DECISIONS, DeprecatedAdd, too_many_conflicts};
 use crate::model::{
     Address, ClientSecret, IdAccessToken, IdentityServerName, RemoteRefusal, Sid, SpendRefusal, Threepid,
     UnitOfWork, UserId,
@@ -27,6 +27,9 @@ pub struct Add {
 /// Why the address was not added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
+    /// Accounts may not change their contacts, or not through this door.
+    #[error("changes are switched off")]
+    ChangesForbidden,
     /// The session proves nothing to this account: unknown, another secret, not validated, expired, or spent. Which of
     /// them is not told.
     #[error("the address is not proven")]
@@ -61,10 +64,17 @@ impl Contacts {
     /// # Errors
     /// [`AddError`]; nothing was spent then, but where a bind was refused.
     pub async fn add(&self, add: Add) -> Result<(), AddError> {
+        let policy = &self.policy;
+        if policy.changes == Changes::Forbidden || policy.deprecated_add == DeprecatedAdd::Off {
+            return Err(AddError::ChangesForbidden);
+        }
         for _ in 0..DECISIONS {
             let Some(mut session) = self.store.session(&add.sid).await? else {
-                return self.add_foreign(add).await;
+                return self.add_foreign(add, None, None).await;
             };
+            if self.policy.deprecated_add == DeprecatedAdd::IdentityServerOnly {
+                return Err(AddError::ChangesForbidden);
+            }
             let key = self.secrets.session_key(session.address(), &add.client_secret);
             if !session.was_opened_under(&key) {
                 return Err(AddError::AuthFailed);

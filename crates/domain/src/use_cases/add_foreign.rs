@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{Add, AddError, Contacts, DECISIONS, too_many_conflicts};
 use crate::model::{
-    Address, Binding, BindingState, IdentityServerName, KeyedHash, Medium, SpentProof, Threepid, Timestamp,
-    UnitOfWork,
+    Address, Binding, BindingState, Challenge, IdentityServerName, KeyedHash, Medium, SpentProof, Threepid,
+    Timestamp, UnitOfWork,
 };
 use crate::ports::{
     CommitError, Conflict, IdentityServerError, RemoteCredentials, RemoteValidation, Unavailable,
@@ -25,17 +25,30 @@ struct ForeignProof {
 }
 
 impl Contacts {
-    pub(super) async fn add_foreign(&self, add: Add) -> Result<(), AddError> {
+    /// `expected` is the address that the session was asked for, where it was asked through us; `challenge` is spent
+    /// with the proof, where one was answered.
+    pub(super) async fn add_foreign(
+        &self,
+        add: Add,
+        expected: Option<&Address>,
+        challenge: Option<&Challenge>,
+    ) -> Result<(), AddError> {
         let server = self.server_for(&add)?;
         for _ in 0..DECISIONS {
             if let Some(spent) = self.store.spent_proof(&server, &add.sid).await? {
                 return self.repeat_foreign(&add, &server, spent).await;
             }
             let proof = self.ask_what_it_proves(&add, &server).await?;
-            match self.store.commit(self.spend_foreign(&add, &server, &proof)).await {
+            if expected.is_some_and(|address| *address != proof.address) {
+                return Err(AddError::AuthFailed);
+            }
+            let unit = self.spend_foreign(&add, &server, &proof);
+            let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
+            match self.store.commit(unit).await {
                 Ok(()) if add.bind => return self.publish(&add, &server, proof.address).await,
                 Ok(()) => return Ok(()),
                 Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
+                Err(CommitError::Conflict(Conflict::ChallengeSpent)) => return Err(AddError::AuthFailed),
                 Err(CommitError::Conflict(_)) => {}
                 Err(CommitError::Unavailable(error)) => return Err(error.into()),
             }
@@ -134,7 +147,8 @@ impl Contacts {
         if !add.bind {
             return unit;
         }
-        unit.put_binding(self.binding(add, server, &proof.address, BindingState::Pending))
+        let pending = self.binding(add, server, &proof.address, BindingState::Pending);
+        unit.cancel_unbind(pending.key()).put_binding(pending)
     }
 
     /// Asks the server to publish what is recorded as pending, and records that it did.
@@ -156,11 +170,9 @@ impl Contacts {
     }
 
     async fn record(&self, binding: Binding) -> Result<(), AddError> {
-        match self.store.commit(UnitOfWork::new().put_binding(binding)).await {
-            Ok(()) => Ok(()),
-            Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict).into()),
-            Err(CommitError::Unavailable(error)) => Err(error.into()),
-        }
+        Ok(self
+            .commit_unrivalled(UnitOfWork::new().cancel_unbind(binding.key()).put_binding(binding))
+            .await?)
     }
 
     fn binding(

@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::model::{Claimed, EmailAddress, OutboxMessage, Payload, Settlement, Sid, Timestamp, Token};
+use crate::model::{
+    Address, BindingKey, Claimed, EmailAddress, IdentityServerName, OutboxMessage, Payload, Settlement, Sid,
+    Timestamp, Token, UnitOfWork, UserId,
+};
 use crate::ports::{
-    Clock, DeliveryError, Mail, Mailer, Outbox, Secrets, Templates, Unavailable, ValidationMail,
+    Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Outbox, Secrets, Store,
+    Templates, Unavailable, Unbound, ValidationMail,
 };
 
 /// When a message that was not taken is tried again: after `first`, then twice as long each time, at most `longest`,
@@ -86,36 +90,38 @@ pub enum Delivered {
     LeaseLost,
 }
 
+/// The ports that [`Relay`] stands on.
+#[derive(Clone)]
+pub struct RelayPorts {
+    /// What is owed.
+    pub outbox: Arc<dyn Outbox>,
+    /// Where bindings are kept.
+    pub store: Arc<dyn Store>,
+    /// Sends mail, where this server does.
+    pub mailer: Option<Arc<dyn Mailer>>,
+    /// Other servers' identity service.
+    pub identity_servers: Arc<dyn IdentityServer>,
+    /// Renders texts.
+    pub templates: Arc<dyn Templates>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Derives tokens.
+    pub secrets: Arc<dyn Secrets>,
+}
+
 /// Delivers what the outbox holds.
 #[derive(Clone)]
 pub struct Relay {
-    outbox: Arc<dyn Outbox>,
-    mailer: Arc<dyn Mailer>,
-    templates: Arc<dyn Templates>,
-    clock: Arc<dyn Clock>,
-    secrets: Arc<dyn Secrets>,
+    ports: RelayPorts,
     links: ConfirmLinks,
     token_lifetime: Duration,
     retry: RetryPolicy,
 }
 
 impl Relay {
-    /// A relay on these ports.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one port or one setting, named once, where it is wired"
-    )]
-    pub fn new(
-        outbox: Arc<dyn Outbox>,
-        mailer: Arc<dyn Mailer>,
-        templates: Arc<dyn Templates>,
-        clock: Arc<dyn Clock>,
-        secrets: Arc<dyn Secrets>,
-        links: ConfirmLinks,
-        token_lifetime: Duration,
-        retry: RetryPolicy,
-    ) -> Self {
-        Self { outbox, mailer, templates, clock, secrets, links, token_lifetime, retry }
+    /// A relay on these ports. Mails say that their links are good for `token_lifetime`.
+    pub fn new(ports: RelayPorts, links: ConfirmLinks, token_lifetime: Duration, retry: RetryPolicy) -> Self {
+        Self { ports, links, token_lifetime, retry }
     }
 
     /// Claims up to `limit` messages that are due.
@@ -123,12 +129,15 @@ impl Relay {
     /// # Errors
     /// [`Unavailable`] when the outbox cannot answer now.
     pub async fn claim(&self, limit: usize) -> Result<Vec<Claimed>, Unavailable> {
-        self.outbox.claim(self.clock.now(), self.retry.lease, self.secrets.new_lease_id(), limit).await
+        self.ports
+            .outbox
+            .claim(self.ports.clock.now(), self.retry.lease, self.ports.secrets.new_lease_id(), limit)
+            .await
     }
 
     /// Returns when something may have become due.
     pub async fn woken(&self) {
-        self.outbox.woken().await;
+        self.ports.outbox.woken().await;
     }
 
     /// Tries one claimed message and settles it.
@@ -138,13 +147,14 @@ impl Relay {
     pub async fn deliver(&self, claimed: Claimed) -> Result<Delivered, Unavailable> {
         let Claimed { message, attempt, lease } = claimed;
         let (settlement, delivered) = self.attempt(&message, attempt).await;
-        let settled = self.outbox.settle(&message.id, &lease, self.clock.now(), settlement).await?;
+        let settled =
+            self.ports.outbox.settle(&message.id, &lease, self.ports.clock.now(), settlement).await?;
         Ok(if settled { delivered } else { Delivered::LeaseLost })
     }
 
     async fn attempt(&self, message: &OutboxMessage, attempt: u32) -> (Settlement, Delivered) {
         let (id, kind, to) = (&message.id, message.payload.kind(), message.payload.masked_recipient());
-        if self.clock.now() >= message.not_after {
+        if self.ports.clock.now() >= message.not_after {
             tracing::warn!(message_id = %id, kind, to, attempt, "a message expired before it could be delivered");
             return (Settlement::Expired, Delivered::Expired);
         }
@@ -170,9 +180,10 @@ impl Relay {
     async fn send(&self, message: &OutboxMessage) -> Result<(), DeliveryError> {
         match &message.payload {
             Payload::ValidationMail { to, sid, generation } => {
-                let link = self.links.link(sid, &self.secrets.token(sid, *generation));
+                let link = self.links.link(sid, &self.ports.secrets.token(sid, *generation));
                 self.send_validation_mail(message, to, link).await
             }
+            Payload::Unbind { user_id, address, server } => self.unbind(user_id, address, server).await,
         }
     }
 
@@ -185,6 +196,7 @@ impl Relay {
         let content = ValidationMail { to: to.clone(), link, valid_for: self.token_lifetime };
         // A broken template is the operator's to mend, in time for the next try.
         let text = self
+            .ports
             .templates
             .validation_mail(content)
             .map_err(|error| DeliveryError::Transient(error.into()))?;
@@ -195,12 +207,42 @@ impl Relay {
             text: text.text,
             html: text.html,
         };
-        self.mailer.send(mail).await
+        match &self.ports.mailer {
+            Some(mailer) => mailer.send(mail).await,
+            None => Err(DeliveryError::Transient("no mail transport is configured".into())),
+        }
+    }
+
+    /// Asks an identity server to forget a binding, and drops the record once it has. A refusal ends what is owed and
+    /// keeps the record.
+    async fn unbind(
+        &self,
+        user_id: &UserId,
+        address: &Address,
+        server: &IdentityServerName,
+    ) -> Result<(), DeliveryError> {
+        let asked =
+            self.ports.identity_servers.unbind(server.clone(), user_id.clone(), address.clone()).await;
+        match asked {
+            Ok(Unbound::Done) => {
+                let key =
+                    BindingKey { user_id: user_id.clone(), address: address.clone(), server: server.clone() };
+                let dropped = self.ports.store.commit(UnitOfWork::new().remove_binding(key)).await;
+                dropped.map_err(|error| DeliveryError::Transient(error.into()))
+            }
+            Ok(Unbound::NoSupport) => Err(DeliveryError::Permanent("the server does not support it".into())),
+            Err(error @ IdentityServerError::Refused(_)) => Err(DeliveryError::Permanent(error.into())),
+            Err(IdentityServerError::Unavailable(error)) => Err(DeliveryError::Transient(error.into())),
+        }
     }
 
     /// The next try, or the message's end where that comes first, so that it is counted as expired then.
     fn retry_at(&self, message: &OutboxMessage, attempt: u32) -> Timestamp {
-        self.clock.now().plus(self.retry.wait(attempt, self.secrets.jitter())).min(message.not_after)
+        self.ports
+            .clock
+            .now()
+            .plus(self.retry.wait(attempt, self.ports.secrets.jitter()))
+            .min(message.not_after)
     }
 }
 

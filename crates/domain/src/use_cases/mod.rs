@@ -4,23 +4,34 @@
 
 mod add;
 mod add_foreign;
+mod add_reauthenticated;
+mod bind;
+mod delete;
 mod deliver;
 mod list;
 mod request_email_token;
 mod submit_token;
+mod unbind;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use add::{Add, AddError};
-pub use deliver::{ConfirmLinks, Delivered, Relay, RetryPolicy};
+pub use add_reauthenticated::{AddReauthenticated, AddReauthenticatedError, Auth};
+pub use bind::{Bind, BindError};
+pub use delete::{Delete, DeleteError};
+pub use deliver::{ConfirmLinks, Delivered, Relay, RelayPorts, RetryPolicy};
 pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
+pub use unbind::{Unbind, UnbindError, UnbindResult};
 
-use crate::model::{AddressRules, Lifetimes, TrustedServers, Validation};
-use crate::ports::{Clock, IdentityServer, RateLimiter, Secrets, Store, Unavailable};
+use crate::model::{AddressRules, Lifetimes, TrustedServers, UnitOfWork, Validation};
+use crate::ports::{
+    Clock, CommitError, IdentityServer, RateLimiter, Reauthentication, Secrets, Store, Unavailable,
+};
 
 /// What the operator decides about contacts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// How long tokens and proofs are good.
     pub lifetimes: Lifetimes,
@@ -32,6 +43,49 @@ pub struct Policy {
     pub validation: Validation,
     /// Which identity servers are trusted, and for what.
     pub trusted: TrustedServers,
+    /// Whether accounts may change their contacts (`m.3pid_changes`).
+    pub changes: Changes,
+    /// What `POST /account/3pid`, which asks for no password, may do.
+    pub deprecated_add: DeprecatedAdd,
+    /// How long an owed unbind is worth trying. Default 30 days.
+    pub unbind_within: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            lifetimes: Lifetimes::default(),
+            rules: AddressRules::default(),
+            sends_mail: false,
+            validation: Validation::default(),
+            trusted: TrustedServers::default(),
+            changes: Changes::default(),
+            deprecated_add: DeprecatedAdd::default(),
+            unbind_within: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// Whether accounts may change their contacts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Changes {
+    /// They may.
+    #[default]
+    Permitted,
+    /// They may only look.
+    Forbidden,
+}
+
+/// What `POST /account/3pid` may do. It was deprecated because it adds an address without asking for the password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeprecatedAdd {
+    /// Whatever it could.
+    #[default]
+    On,
+    /// Only sessions of identity servers.
+    IdentityServerOnly,
+    /// Nothing.
+    Off,
 }
 
 /// The commands on accounts' contacts.
@@ -42,20 +96,55 @@ pub struct Contacts {
     secrets: Arc<dyn Secrets>,
     rate_limiter: Arc<dyn RateLimiter>,
     identity_servers: Arc<dyn IdentityServer>,
+    /// `None` where the operator has written out that nobody is asked again.
+    reauthentication: Option<Arc<dyn Reauthentication>>,
     policy: Arc<Policy>,
+}
+
+/// The ports that [`Contacts`] stands on.
+#[derive(Clone)]
+pub struct ContactsPorts {
+    /// Where sessions and threepids are kept.
+    pub store: Arc<dyn Store>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness and the server's key.
+    pub secrets: Arc<dyn Secrets>,
+    /// How often somebody may do something.
+    pub rate_limiter: Arc<dyn RateLimiter>,
+    /// Other servers' identity service.
+    pub identity_servers: Arc<dyn IdentityServer>,
+    /// Who asks again for a proof of who is asking; `None` only where the operator has written that out.
+    pub reauthentication: Option<Arc<dyn Reauthentication>>,
 }
 
 impl Contacts {
     /// The commands, on these ports and under this policy.
-    pub fn new(
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
-        secrets: Arc<dyn Secrets>,
-        rate_limiter: Arc<dyn RateLimiter>,
-        identity_servers: Arc<dyn IdentityServer>,
-        policy: Policy,
-    ) -> Self {
-        Self { store, clock, secrets, rate_limiter, identity_servers, policy: Arc::new(policy) }
+    pub fn new(ports: ContactsPorts, policy: Policy) -> Self {
+        let ContactsPorts { store, clock, secrets, rate_limiter, identity_servers, reauthentication } = ports;
+        Self {
+            store,
+            clock,
+            secrets,
+            rate_limiter,
+            identity_servers,
+            reauthentication,
+            policy: Arc::new(policy),
+        }
+    }
+
+    /// Whether accounts may change their contacts, as `GET /capabilities` tells.
+    pub fn changes(&self) -> Changes {
+        self.policy.changes
+    }
+
+    /// Commits a unit that no other unit can come before.
+    async fn commit_unrivalled(&self, unit: UnitOfWork) -> Result<(), Unavailable> {
+        match self.store.commit(unit).await {
+            Ok(()) => Ok(()),
+            Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict)),
+            Err(CommitError::Unavailable(error)) => Err(error),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Contacts, DECISIONS, too_many_conflicts};
+use super::{Changes, Contacts, DECISIONS, too_many_conflicts};
 use crate::model::{
     Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, IssuedToken, NextLink,
     OutboxMessage, Payload, RemoteRefusal, RemoteSession, SendAttempt, Sid, Timestamp, UnitOfWork,
@@ -44,6 +44,9 @@ pub struct Opened {
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestTokenError {
+    /// Accounts may not change their contacts.
+    #[error("changes are switched off")]
+    ChangesForbidden,
     /// Nobody is there to send a mail.
     #[error("nobody is there to send a mail")]
     MediumNotSupported,
@@ -79,6 +82,9 @@ impl Contacts {
     /// # Errors
     /// [`RequestTokenError`].
     pub async fn request_email_token(&self, request: RequestEmailToken) -> Result<Opened, RequestTokenError> {
+        if self.policy.changes == Changes::Forbidden {
+            return Err(RequestTokenError::ChangesForbidden);
+        }
         let validator = self.validator(&request)?;
         let address = Address::Email(request.email.clone());
         if !self.policy.rules.permit(&address) {
@@ -136,11 +142,8 @@ impl Contacts {
             IdentityServerError::Unavailable(error) => error.into(),
         })?;
         let session = RemoteSession { server, sid: sid.clone(), address, opened_at: self.clock.now() };
-        match self.store.commit(UnitOfWork::new().put_remote_session(session)).await {
-            Ok(()) => Ok(Opened { sid, submit_url }),
-            Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict).into()),
-            Err(CommitError::Unavailable(error)) => Err(error.into()),
-        }
+        self.commit_unrivalled(UnitOfWork::new().put_remote_session(session)).await?;
+        Ok(Opened { sid, submit_url })
     }
 
     async fn request_here(

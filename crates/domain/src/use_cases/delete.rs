@@ -1,0 +1,96 @@
+//! `POST /account/3pid/delete`: an address leaves its account, here first; the unbind is owed in the same unit and
+//! tried at once. A dead identity server never blocks or undoes a deletion.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{Changes, Contacts, UnbindResult};
+use crate::model::{Address, BindingKey, IdentityServerName, OutboxMessage, Payload, UnitOfWork, UserId};
+use crate::ports::{IdentityServerError, Unavailable, Unbound};
+
+/// So long an owed unbind is left to the request that is about to try it; then the relay takes it over.
+const LEFT_TO_THE_REQUEST: Duration = Duration::from_secs(15);
+
+/// What is to be removed.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// The account.
+    pub user_id: UserId,
+    /// The address.
+    pub address: Address,
+    /// The identity server to unbind from; without one, every server that a binding is recorded at.
+    pub id_server: Option<IdentityServerName>,
+}
+
+/// Why the address was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// Accounts may not change their contacts.
+    #[error("changes are switched off")]
+    ChangesForbidden,
+    /// It cannot be done now; nothing was changed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl Contacts {
+    /// Removes an address from the account, and unbinds it. Another account's address stays where it is; one that is
+    /// not there is no error.
+    ///
+    /// # Errors
+    /// [`DeleteError`].
+    pub async fn delete(&self, delete: Delete) -> Result<UnbindResult, DeleteError> {
+        if self.policy.changes == Changes::Forbidden {
+            return Err(DeleteError::ChangesForbidden);
+        }
+        let Delete { user_id, address, id_server } = delete;
+        let keys = match id_server {
+            Some(server) if self.policy.trusted.binds(&server) => {
+                vec![BindingKey { user_id: user_id.clone(), address: address.clone(), server }]
+            }
+            Some(_) => vec![],
+            None => self.recorded(&user_id, &address).await?,
+        };
+        let unit = UnitOfWork::new().remove_threepid(user_id, address);
+        let unit = keys
+            .iter()
+            .fold(unit, |unit, key| unit.cancel_unbind(key.clone()).enqueue(self.owed_unbind(key)));
+        self.commit_unrivalled(unit).await?;
+        let nobody_is_asked = keys.is_empty();
+        let all_done =
+            join_all(keys.into_iter().map(|key| self.try_owed(key))).await.into_iter().all(|done| done);
+        Ok(if all_done && !nobody_is_asked { UnbindResult::Success } else { UnbindResult::NoSupport })
+    }
+
+    fn owed_unbind(&self, key: &BindingKey) -> OutboxMessage {
+        let now = self.clock.now();
+        let BindingKey { user_id, address, server } = key.clone();
+        OutboxMessage {
+            id: self.secrets.new_message_id(),
+            payload: Payload::Unbind { user_id, address, server },
+            created_at: now,
+            due_at: now.plus(LEFT_TO_THE_REQUEST),
+            not_after: now.plus(self.policy.unbind_within),
+        }
+    }
+
+    /// Tries an unbind that is owed. Whatever fails here is left to the relay, which says so in its log.
+    async fn try_owed(&self, key: BindingKey) -> bool {
+        let BindingKey { user_id, address, server } = key.clone();
+        let (unit, done) = match self.identity_servers.unbind(server, user_id, address).await {
+            Ok(Unbound::Done) => (UnitOfWork::new().remove_binding(key.clone()).cancel_unbind(key), true),
+            // A refusal ends what is owed, and keeps the record.
+            Ok(Unbound::NoSupport) | Err(IdentityServerError::Refused(_)) => {
+                (UnitOfWork::new().cancel_unbind(key), false)
+            }
+            Err(IdentityServerError::Unavailable(_)) => return false,
+        };
+        // If this is lost, the relay unbinds once more, which is harmless.
+        let _ = self.commit_unrivalled(unit).await;
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests;
