@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use axum::Router;
-use threepid_domain::ports::{AccessTokens, Clock, Mailer, Outbox, RateLimiter, Secrets, Store, Templates};
-use threepid_domain::use_cases::{ConfirmLinks, Contacts, Policy, Relay, RetryPolicy};
+use threepid_domain::ports::{
+    AccessTokens, Clock, IdentityServer, Mailer, NoIdentityServers, Outbox, RateLimiter, Reauthentication,
+    Secrets, Store, Templates,
+};
+use threepid_domain::use_cases::{
+    ConfirmLinks, Contacts, ContactsPorts, Policy, Relay, RelayPorts, RetryPolicy,
+};
 use url::Url;
 
 use crate::http::{self, Api, HttpSettings};
@@ -23,6 +28,8 @@ pub struct Builder {
     templates: Option<Arc<dyn Templates>>,
     clock: Option<Arc<dyn Clock>>,
     secrets: Option<Arc<dyn Secrets>>,
+    identity_servers: Arc<dyn IdentityServer>,
+    reauthentication: Option<Arc<dyn Reauthentication>>,
     policy: Policy,
     retry: RetryPolicy,
     http: HttpSettings,
@@ -54,6 +61,8 @@ impl Builder {
             templates: None,
             clock: None,
             secrets: None,
+            identity_servers: Arc::new(NoIdentityServers),
+            reauthentication: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             http: HttpSettings::default(),
@@ -114,6 +123,21 @@ impl Builder {
     #[must_use]
     pub fn secrets(mut self, secrets: Arc<dyn Secrets>) -> Self {
         self.secrets = Some(secrets);
+        self
+    }
+
+    /// What asks identity servers. Without it none is asked; which ones may be is the policy's to say.
+    #[must_use]
+    pub fn identity_servers(mut self, identity_servers: Arc<dyn IdentityServer>) -> Self {
+        self.identity_servers = identity_servers;
+        self
+    }
+
+    /// What asks users again who they are before they add an address. Without it, and that is to be a decision,
+    /// `POST /account/3pid/add` asks nobody.
+    #[must_use]
+    pub fn reauthentication(mut self, reauthentication: Arc<dyn Reauthentication>) -> Self {
+        self.reauthentication = Some(reauthentication);
         self
     }
 
@@ -184,22 +208,30 @@ impl Builder {
             return Err(BuildError::Missing(missing));
         }
         let links = ConfirmLinks::new(&self.public_base_url);
-        let worker = self.mailer.as_ref().zip(self.outbox).map(|(mailer, outbox)| {
-            let relay = Relay::new(
+        let worker = self.outbox.map(|outbox| {
+            let ports = RelayPorts {
                 outbox,
-                Arc::clone(mailer),
-                Arc::clone(&templates),
-                Arc::clone(&clock),
-                Arc::clone(&secrets),
-                links.clone(),
-                self.policy.lifetimes.token,
-                self.retry,
-            );
+                store: Arc::clone(&store),
+                mailer: self.mailer.clone(),
+                identity_servers: Arc::clone(&self.identity_servers),
+                templates: Arc::clone(&templates),
+                clock: Arc::clone(&clock),
+                secrets: Arc::clone(&secrets),
+            };
+            let relay = Relay::new(ports, links.clone(), self.policy.lifetimes.token, self.retry);
             Worker::new(relay, self.worker)
         });
         let policy = Policy { sends_mail: self.mailer.is_some(), ..self.policy };
         let request_ids = secrets.new_message_id().as_str().to_owned();
-        let contacts = Contacts::new(Arc::clone(&store), clock, secrets, rate_limiter, policy);
+        let ports = ContactsPorts {
+            store: Arc::clone(&store),
+            clock,
+            secrets,
+            rate_limiter,
+            identity_servers: self.identity_servers,
+            reauthentication: self.reauthentication,
+        };
+        let contacts = Contacts::new(ports, policy);
         let api = Api::new(contacts, store, access_tokens, templates, links, self.http, &request_ids);
         Ok(App { api, worker })
     }

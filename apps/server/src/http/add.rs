@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
-use threepid_domain::model::{ClientSecret, IdentityServerName, Sid};
+use threepid_domain::model::{ClientSecret, IdAccessToken, IdentityServerName, Sid};
 use threepid_domain::use_cases::Add;
 
 use super::Api;
@@ -18,6 +18,9 @@ use super::json::{FromJson, Json, Object, parse_sid};
 pub(crate) struct Body {
     sid: Sid,
     client_secret: ClientSecret,
+    id_server: Option<IdentityServerName>,
+    id_access_token: Option<IdAccessToken>,
+    bind: bool,
 }
 
 impl FromJson for Body {
@@ -26,13 +29,12 @@ impl FromJson for Body {
             Some(creds) => creds,
             None => object.object("threePidCreds")?.ok_or(ApiError::MissingParam("three_pid_creds"))?,
         };
-        // Sessions here are this server's own: nothing is bound for them, and no identity server is asked.
-        object.optional_bool("bind")?;
-        creds.optional_parsed("id_server", IdentityServerName::parse)?;
-        creds.optional_string("id_access_token")?;
         Ok(Self {
             sid: creds.parsed("sid", parse_sid)?,
             client_secret: creds.parsed("client_secret", ClientSecret::parse)?,
+            id_server: creds.optional_parsed("id_server", IdentityServerName::parse)?,
+            id_access_token: creds.optional_string("id_access_token")?.map(IdAccessToken::new),
+            bind: object.optional_bool("bind")?.unwrap_or(false),
         })
     }
 }
@@ -40,10 +42,10 @@ impl FromJson for Body {
 /// Spends the session and adds its address.
 pub(crate) async fn handle(
     State(api): State<Api>,
-    Caller(user_id): Caller,
-    Json(Body { sid, client_secret }): Json<Body>,
+    Caller { user_id, .. }: Caller,
+    Json(Body { sid, client_secret, id_server, id_access_token, bind }): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let add = Add { user_id, sid, client_secret };
+    let add = Add { user_id, sid, client_secret, id_server, id_access_token, bind };
     api.finish(|contacts| async move { contacts.add(add).await }).await?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }

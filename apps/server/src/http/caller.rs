@@ -18,7 +18,12 @@ use super::client_ip::ClientIp;
 use super::error::ApiError;
 
 /// The account that asks. Guests do not get this far.
-pub(crate) struct Caller(pub(crate) UserId);
+pub(crate) struct Caller {
+    /// The account.
+    pub(crate) user_id: UserId,
+    /// What the client showed to say so.
+    pub(crate) credentials: Credentials,
+}
 
 impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
@@ -36,8 +41,8 @@ impl FromRequestParts<Api> for Caller {
         let Ok(ClientIp(client_ip)) = ClientIp::from_request_parts(parts, api).await;
         let credentials = Credentials { access_token: AccessToken::new(token), user_id, client_ip };
         let freshness = if parts.method.is_safe() { Freshness::ForReading } else { Freshness::ForChange };
-        let caller = api.access_tokens.whose(credentials, freshness).await?;
-        if caller.is_guest { Err(ApiError::Guest) } else { Ok(Self(caller.user_id)) }
+        let caller = api.access_tokens.whose(credentials.clone(), freshness).await?;
+        if caller.is_guest { Err(ApiError::Guest) } else { Ok(Self { user_id: caller.user_id, credentials }) }
     }
 }
 

@@ -13,11 +13,18 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTI
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use threepid_domain::model::RemoteRefusal;
 use threepid_domain::ports::{Unavailable, WhoseTokenError};
-use threepid_domain::use_cases::{AddError, RequestTokenError, SubmitTokenError};
+use threepid_domain::use_cases::{
+    AddError, AddReauthenticatedError as AgainError, BindError, DeleteError, RequestTokenError,
+    SubmitTokenError, UnbindError,
+};
 
 /// When a client may try again once something cannot answer.
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(5);
+
+/// The same for every proof that failed.
+const NOT_PROVEN: &str = "The session proves no address to this account; open the link in the mail first";
 
 /// A row of the table: status, error code, and a sentence without its full stop.
 type Row = (u16, &'static str, &'static str);
@@ -51,6 +58,14 @@ pub(crate) enum ApiError {
     SubmitToken(#[from] SubmitTokenError),
     #[error(transparent)]
     Add(#[from] AddError),
+    #[error(transparent)]
+    AddReauthenticated(#[from] AgainError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Unbind(#[from] UnbindError),
+    #[error(transparent)]
+    Delete(#[from] DeleteError),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     #[error("the request took too long")]
@@ -99,19 +114,58 @@ impl ApiError {
             Self::SubmitToken(SubmitTokenError::Expired) => {
                 (400, "M_SESSION_EXPIRED", "The session has expired; request a new token")
             }
-            Self::Add(AddError::AuthFailed) => (
-                403,
-                "M_THREEPID_AUTH_FAILED",
-                "The session proves no address; open the link in the mail first",
-            ),
-            Self::Add(AddError::InUse) => {
+            Self::Add(AddError::AuthFailed) => (403, "M_THREEPID_AUTH_FAILED", NOT_PROVEN),
+            // As deployed: the specification names no status here.
+            Self::AddReauthenticated(AgainError::Add(AddError::AuthFailed)) => {
+                (400, "M_THREEPID_AUTH_FAILED", NOT_PROVEN)
+            }
+            Self::Add(AddError::InUse) | Self::AddReauthenticated(AgainError::Add(AddError::InUse)) => {
                 (400, "M_THREEPID_IN_USE", "The address belongs to another account")
+            }
+            Self::Add(AddError::Denied) | Self::AddReauthenticated(AgainError::Add(AddError::Denied)) => {
+                (403, "M_THREEPID_DENIED", "This server does not permit the address; use another one")
+            }
+            Self::Add(AddError::IdServerMissing)
+            | Self::AddReauthenticated(AgainError::Add(AddError::IdServerMissing)) => {
+                (400, "M_MISSING_PARAM", "The session is none of this server's; name its 'id_server'")
+            }
+            Self::AddReauthenticated(AgainError::Challenged(_)) => {
+                (401, "M_UNAUTHORIZED", "Prove who you are first")
+            }
+            Self::AddReauthenticated(AgainError::NotAsked) => {
+                (403, "M_FORBIDDEN", "The homeserver did not ask who you are; tell its administrator")
+            }
+            Self::Bind(BindError::NotValidated) => (
+                400,
+                "M_SESSION_NOT_VALIDATED",
+                "The identity server has not validated the session; open the link in its mail first",
+            ),
+            Self::RequestToken(RequestTokenError::ServerNotTrusted)
+            | Self::Add(AddError::ServerNotTrusted)
+            | Self::AddReauthenticated(AgainError::Add(AddError::ServerNotTrusted))
+            | Self::Bind(BindError::ServerNotTrusted)
+            | Self::Unbind(UnbindError::ServerNotTrusted) => {
+                (400, "M_SERVER_NOT_TRUSTED", "This server does not trust the identity server for that")
+            }
+            Self::RequestToken(RequestTokenError::ChangesForbidden)
+            | Self::Add(AddError::ChangesForbidden)
+            | Self::AddReauthenticated(
+                AgainError::ChangesForbidden | AgainError::Add(AddError::ChangesForbidden),
+            )
+            | Self::Delete(DeleteError::ChangesForbidden) => {
+                (403, "M_FORBIDDEN", "This server does not permit this change of contacts")
             }
             // A refusal is passed on whole; here stands what becomes of one that makes no sense.
             Self::WhoseToken(WhoseTokenError::Refused(_) | WhoseTokenError::Unavailable(_))
-            | Self::RequestToken(RequestTokenError::Unavailable(_))
+            | Self::RequestToken(RequestTokenError::Refused(_) | RequestTokenError::Unavailable(_))
             | Self::SubmitToken(SubmitTokenError::Unavailable(_))
-            | Self::Add(AddError::Unavailable(_))
+            | Self::Add(AddError::Refused(_) | AddError::Unavailable(_))
+            | Self::AddReauthenticated(
+                AgainError::Refused(_) | AgainError::Add(AddError::Refused(_) | AddError::Unavailable(_)),
+            )
+            | Self::Bind(BindError::Refused(_) | BindError::Unavailable(_))
+            | Self::Unbind(UnbindError::Refused(_) | UnbindError::Unavailable(_))
+            | Self::Delete(DeleteError::Unavailable(_))
             | Self::Unavailable(_)
             | Self::TimedOut => (503, "M_UNKNOWN", "This cannot be done right now; try again in a while"),
             Self::NotFound => (404, "M_UNRECOGNIZED", "There is no such endpoint here"),
@@ -138,11 +192,23 @@ impl ApiError {
         passed_on.unwrap_or_else(status)
     }
 
-    /// The homeserver's own refusal of a token. Clients act on fields of it that we need not know.
+    /// Another server's refusal. Clients act on fields of it that we need not know.
     fn refusal(&self) -> Option<(StatusCode, &Map<String, Value>)> {
-        let Self::WhoseToken(WhoseTokenError::Refused(refusal)) = self else { return None };
-        let status = StatusCode::from_u16(refusal.status).ok().filter(StatusCode::is_client_error)?;
-        Some((status, &refusal.body))
+        let RemoteRefusal { status, body } = match self {
+            Self::WhoseToken(WhoseTokenError::Refused(refusal))
+            | Self::RequestToken(RequestTokenError::Refused(refusal))
+            | Self::Add(AddError::Refused(refusal))
+            | Self::AddReauthenticated(
+                AgainError::Refused(refusal) | AgainError::Add(AddError::Refused(refusal)),
+            )
+            | Self::Bind(BindError::Refused(refusal))
+            | Self::Unbind(UnbindError::Refused(refusal)) => refusal,
+            _ => return None,
+        };
+        // 501 is how an identity server says that it does not unbind.
+        let passed_on =
+            |status: &StatusCode| status.is_client_error() || *status == StatusCode::NOT_IMPLEMENTED;
+        Some((StatusCode::from_u16(*status).ok().filter(passed_on)?, body))
     }
 
     /// How long a client waits before it tries again, where waiting helps.
@@ -158,6 +224,12 @@ impl ApiError {
 
     /// Writes into the log what the client is not told.
     pub(crate) fn log(&self) {
+        if let Self::AddReauthenticated(AgainError::NotAsked) = self {
+            tracing::warn!(
+                "the homeserver let pass a request that it has to challenge, so nothing was added: it has a grace period \
+                 for re-authentication (Synapse: ui_auth.session_timeout), or the caller is an application service"
+            );
+        }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             tracing::error!(error = chain(self), "answered that it cannot be done now");
         }
@@ -166,6 +238,9 @@ impl ApiError {
     fn body(&self) -> Map<String, Value> {
         if let Some((_, body)) = self.refusal() {
             return body.clone();
+        }
+        if let Self::AddReauthenticated(AgainError::Challenged(challenge)) = self {
+            return challenge.body.clone();
         }
         let (_, errcode, sentence) = self.row();
         let error = match self.detail() {

@@ -79,6 +79,18 @@ impl<'a> Object<'a> {
         self.raw(name).map(|value| Self::from_raw(value, name)).transpose()
     }
 
+    /// A field that may be absent, as an object that is passed on unread.
+    pub(crate) fn map(
+        &self,
+        name: &str,
+    ) -> Result<Option<serde_json::Map<String, serde_json::Value>>, ApiError> {
+        let Some(value) = self.raw(name) else { return Ok(None) };
+        if !value.get().starts_with('{') {
+            return Err(ApiError::BadJson(format!("{name} has to be an object")));
+        }
+        serde_json::from_str(value.get()).map(Some).map_err(|error| not_json(&error))
+    }
+
     /// A string that may be absent.
     pub(crate) fn optional_string(&self, name: &'static str) -> Result<Option<String>, ApiError> {
         let Some(value) = self.raw(name) else { return Ok(None) };

@@ -13,8 +13,11 @@ use super::caller::Caller;
 use super::error::{ApiError, json_response};
 
 /// Lists the caller's threepids, oldest first.
-pub(crate) async fn handle(State(api): State<Api>, Caller(user): Caller) -> Result<Response, ApiError> {
-    let threepids = api.contacts.list(&user).await?;
+pub(crate) async fn handle(
+    State(api): State<Api>,
+    Caller { user_id, .. }: Caller,
+) -> Result<Response, ApiError> {
+    let threepids = api.contacts.list(&user_id).await?;
     let threepids = threepids.iter().map(Entry::from).collect();
     Ok(json_response(StatusCode::OK, &Listing { threepids }))
 }

@@ -4,9 +4,12 @@
 //! file alone knows statuses and error codes.
 
 mod add;
+mod add_reauthenticated;
+mod bind;
 mod caller;
 mod client_ip;
 mod confirm;
+mod delete;
 mod error;
 mod health;
 mod json;
@@ -18,6 +21,7 @@ mod settings;
 mod submit_token;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unbind;
 
 use std::sync::Arc;
 
@@ -107,11 +111,15 @@ pub(crate) fn router(api: &Api) -> Router {
         .route("/_threepid/submit_token", post(submit_token::handle))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready));
-    for version in ["r0", "v3"] {
+    for version in ["r0", "v3", "unstable"] {
         let path = |rest: &str| format!("/_matrix/client/{version}/account/3pid{rest}");
         router = router
             .route(&path(""), get(list::handle).post(add::handle))
-            .route(&path("/email/requestToken"), post(request_email_token::handle));
+            .route(&path("/email/requestToken"), post(request_email_token::handle))
+            .route(&path("/add"), post(add_reauthenticated::handle))
+            .route(&path("/bind"), post(bind::handle))
+            .route(&path("/unbind"), post(unbind::handle))
+            .route(&path("/delete"), post(delete::handle));
     }
     router
         .method_not_allowed_fallback(layers::method_not_allowed)

@@ -1,6 +1,6 @@
 //! `POST /account/3pid/email/requestToken`: [a client wants to prove an email address].
 //!
-//! It asks for no access token. This server sends the mail, so an `id_server` only has to be well-formed.
+//! It asks for no access token. Where this server sends the mail, an `id_server` only has to be well-formed.
 //!
 //! [a client wants to prove an email address]: https://spec.matrix.org/v1.18/client-server-api/#post_matrixclientv3account3pidemailrequesttoken
 
@@ -8,7 +8,9 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
-use threepid_domain::model::{ClientSecret, EmailAddress, IdentityServerName, NextLink, SendAttempt};
+use threepid_domain::model::{
+    ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, NextLink, SendAttempt,
+};
 use threepid_domain::use_cases::RequestEmailToken;
 
 use super::Api;
@@ -22,30 +24,44 @@ pub(crate) struct Body {
     email: EmailAddress,
     send_attempt: SendAttempt,
     next_link: Option<NextLink>,
+    id_server: Option<IdentityServerName>,
+    id_access_token: Option<IdAccessToken>,
 }
 
 impl FromJson for Body {
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
-        object.optional_parsed("id_server", IdentityServerName::parse)?;
-        object.optional_string("id_access_token")?;
         Ok(Self {
             client_secret: object.parsed("client_secret", ClientSecret::parse)?,
             email: object.parsed("email", EmailAddress::parse)?,
             send_attempt: object.integer("send_attempt", SendAttempt::new)?,
             next_link: object.optional_parsed("next_link", NextLink::parse)?,
+            id_server: object.optional_parsed("id_server", IdentityServerName::parse)?,
+            id_access_token: object.optional_string("id_access_token")?.map(IdAccessToken::new),
         })
     }
 }
 
-/// Opens or continues a session, and owes the mail.
+/// Opens or continues a session, and has the mail sent.
 pub(crate) async fn handle(
     State(api): State<Api>,
     ClientIp(client_ip): ClientIp,
-    Json(Body { client_secret, email, send_attempt, next_link }): Json<Body>,
+    Json(Body { client_secret, email, send_attempt, next_link, id_server, id_access_token }): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let request = RequestEmailToken { client_secret, email, send_attempt, next_link, client_ip };
-    let sid = api.finish(|contacts| async move { contacts.request_email_token(request).await }).await?;
-    Ok(json_response(StatusCode::OK, &json!({ "sid": sid })))
+    let request = RequestEmailToken {
+        client_secret,
+        email,
+        send_attempt,
+        next_link,
+        client_ip,
+        id_server,
+        id_access_token,
+    };
+    let opened = api.finish(|contacts| async move { contacts.request_email_token(request).await }).await?;
+    let mut body = json!({ "sid": opened.sid });
+    if let Some(url) = opened.submit_url {
+        body["submit_url"] = url.into();
+    }
+    Ok(json_response(StatusCode::OK, &body))
 }
 
 #[cfg(test)]

@@ -137,3 +137,53 @@ pub enum IdentityServerError {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
+
+/// No identity server at all, for a server that trusts none: nothing is asked, and nothing can be unbound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoIdentityServers;
+
+impl NoIdentityServers {
+    fn none() -> IdentityServerError {
+        Unavailable::new("identity server", "none is configured").into()
+    }
+}
+
+#[async_trait]
+impl IdentityServer for NoIdentityServers {
+    async fn request_email_token(
+        &self,
+        _server: IdentityServerName,
+        _request: RemoteTokenRequest,
+        _id_access_token: Option<IdAccessToken>,
+    ) -> Result<OpenedRemotely, IdentityServerError> {
+        Err(Self::none())
+    }
+
+    async fn validated(
+        &self,
+        _server: IdentityServerName,
+        _session: RemoteCredentials,
+        _id_access_token: Option<IdAccessToken>,
+    ) -> Result<Option<RemoteValidation>, IdentityServerError> {
+        Err(Self::none())
+    }
+
+    async fn bind(
+        &self,
+        _server: IdentityServerName,
+        _session: RemoteCredentials,
+        _user_id: UserId,
+        _id_access_token: Option<IdAccessToken>,
+    ) -> Result<Address, IdentityServerError> {
+        Err(Self::none())
+    }
+
+    async fn unbind(
+        &self,
+        _server: IdentityServerName,
+        _user_id: UserId,
+        _address: Address,
+    ) -> Result<Unbound, IdentityServerError> {
+        Ok(Unbound::NoSupport)
+    }
+}

@@ -18,8 +18,8 @@ mod templates;
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
 pub use clock::Clock;
 pub use identity_server::{
-    IdentityServer, IdentityServerError, OpenedRemotely, RemoteCredentials, RemoteTokenRequest,
-    RemoteValidation, Unbound,
+    IdentityServer, IdentityServerError, NoIdentityServers, OpenedRemotely, RemoteCredentials,
+    RemoteTokenRequest, RemoteValidation, Unbound,
 };
 pub use mailer::{DeliveryError, Mail, Mailer};
 pub use outbox::Outbox;

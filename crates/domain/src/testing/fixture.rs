@@ -8,10 +8,10 @@ use super::{CountedSecrets, FixedClock, MemoryStore, PlainTemplates, RecordingMa
 use crate::model::{
     Address, ClientSecret, EmailAddress, Medium, SendAttempt, Sid, Token, UserId, ValidationSession,
 };
-use crate::ports::Secrets;
+use crate::ports::{IdentityServer, NoIdentityServers, Secrets};
 use crate::use_cases::{
-    Add, AddError, ConfirmLinks, Confirmed, Contacts, Delivered, Door, Policy, Relay, RequestEmailToken,
-    RequestTokenError, RetryPolicy, SubmitToken, SubmitTokenError,
+    Add, AddError, ConfirmLinks, Confirmed, Contacts, ContactsPorts, Delivered, Door, Policy, Relay,
+    RelayPorts, RequestEmailToken, RequestTokenError, RetryPolicy, SubmitToken, SubmitTokenError,
 };
 
 /// The commands and the relay on fakes, and handles to the fakes.
@@ -54,13 +54,27 @@ impl Fixture {
         let mailer = Arc::new(RecordingMailer::default());
         let limiter = Arc::new(ScriptedLimiter::default());
         let token_lifetime = policy.lifetimes.token;
-        let contacts = Contacts::new(store.clone(), clock.clone(), secrets.clone(), limiter.clone(), policy);
+        let identity_servers: Arc<dyn IdentityServer> = Arc::new(NoIdentityServers);
+        let ports = ContactsPorts {
+            store: store.clone(),
+            clock: clock.clone(),
+            secrets: secrets.clone(),
+            rate_limiter: limiter.clone(),
+            identity_servers: identity_servers.clone(),
+            reauthentication: None,
+        };
+        let contacts = Contacts::new(ports, policy);
+        let ports = RelayPorts {
+            outbox: store.clone(),
+            store: store.clone(),
+            mailer: Some(mailer.clone()),
+            identity_servers,
+            templates: Arc::new(PlainTemplates),
+            clock: clock.clone(),
+            secrets: secrets.clone(),
+        };
         let relay = Relay::new(
-            store.clone(),
-            mailer.clone(),
-            Arc::new(PlainTemplates),
-            clock.clone(),
-            secrets.clone(),
+            ports,
             ConfirmLinks::new(&Url::parse("https://contacts.example/").expect("a URL")),
             token_lifetime,
             RetryPolicy::default(),
@@ -101,6 +115,8 @@ impl Fixture {
             send_attempt: Self::attempt(attempt),
             next_link: None,
             client_ip: None,
+            id_server: None,
+            id_access_token: None,
         }
     }
 
@@ -114,7 +130,9 @@ impl Fixture {
         client_secret: &str,
         attempt: i128,
     ) -> Result<Sid, RequestTokenError> {
-        self.contacts.request_email_token(Self::request_for(email, client_secret, attempt)).await
+        let opened =
+            self.contacts.request_email_token(Self::request_for(email, client_secret, attempt)).await?;
+        Ok(opened.sid)
     }
 
     /// Claims and delivers whatever is due, once each.
@@ -161,7 +179,18 @@ impl Fixture {
     /// # Errors
     /// [`AddError`], as the command.
     pub async fn add(&self, user: &str, sid: &Sid, client_secret: &str) -> Result<(), AddError> {
-        let client_secret = Self::secret(client_secret);
-        self.contacts.add(Add { user_id: Self::user(user), sid: sid.clone(), client_secret }).await
+        self.contacts.add(Self::add_of(user, sid, client_secret)).await
+    }
+
+    /// The request that [`Fixture::add`] makes.
+    pub fn add_of(user: &str, sid: &Sid, client_secret: &str) -> Add {
+        Add {
+            user_id: Self::user(user),
+            sid: sid.clone(),
+            client_secret: Self::secret(client_secret),
+            id_server: None,
+            id_access_token: None,
+            bind: false,
+        }
     }
 }

@@ -13,8 +13,9 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::model::{
-    Address, Change, Claimed, KeyedHash, LeaseId, MessageId, OutboxMessage, SessionRecord, Settlement, Sid,
-    Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
+    Address, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId,
+    MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof, Threepid, Timestamp,
+    UnitOfWork, UserId, ValidationSession,
 };
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 
@@ -60,6 +61,16 @@ struct State {
     sessions: HashMap<Sid, SessionRecord>,
     threepids: BTreeMap<Address, Threepid>,
     outbox: Vec<OutboxRow>,
+    remote_sessions: Vec<RemoteSession>,
+    spent_proofs: Vec<SpentProof>,
+    bindings: BTreeMap<BindingKey, Binding>,
+    challenges: HashMap<String, (Challenge, ChallengeState)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChallengeState {
+    PassedOn,
+    Spent,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +129,11 @@ impl MemoryStore {
         lock(&self.state).threepids.values().cloned().collect()
     }
 
+    /// Every binding, by account, address and server.
+    pub fn all_bindings(&self) -> Vec<Binding> {
+        lock(&self.state).bindings.values().cloned().collect()
+    }
+
     fn available(&self) -> Result<(), Unavailable> {
         if lock(&self.switches).down { Err(switched_off()) } else { Ok(()) }
     }
@@ -155,6 +171,60 @@ impl State {
                 });
                 Ok(())
             }
+            Change::PutRemoteSession(session) => {
+                self.remote_sessions
+                    .retain(|known| known.server != session.server || known.sid != session.sid);
+                self.remote_sessions.push(session);
+                Ok(())
+            }
+            Change::SpendProof(proof) => self.spend_proof(proof),
+            Change::PutBinding(binding) => {
+                self.bindings.insert(binding.key(), binding);
+                Ok(())
+            }
+            Change::RemoveBinding(key) => {
+                self.bindings.remove(&key);
+                Ok(())
+            }
+            Change::RemoveThreepid { user_id, address } => {
+                if self.threepids.get(&address).is_some_and(|owned| owned.user_id == user_id) {
+                    self.threepids.remove(&address);
+                }
+                Ok(())
+            }
+            Change::CancelUnbind(key) => {
+                let is_cancelled = |row: &OutboxRow| {
+                    row.state == RowState::Owed && row.message.payload.binding().as_ref() == Some(&key)
+                };
+                self.outbox.retain(|row| !is_cancelled(row));
+                Ok(())
+            }
+            Change::PutChallenge(challenge) => {
+                let known = self.challenges.entry(challenge.session.clone());
+                known.or_insert((challenge, ChallengeState::PassedOn));
+                Ok(())
+            }
+            Change::SpendChallenge(challenge) => self.spend_challenge(&challenge),
+        }
+    }
+
+    fn spend_proof(&mut self, proof: SpentProof) -> Result<(), Conflict> {
+        if self.spent_proofs.iter().any(|spent| spent.server == proof.server && spent.sid == proof.sid) {
+            return Err(Conflict::ProofSpent);
+        }
+        self.spent_proofs.push(proof);
+        Ok(())
+    }
+
+    fn spend_challenge(&mut self, challenge: &Challenge) -> Result<(), Conflict> {
+        match self.challenges.get_mut(&challenge.session) {
+            Some((known, state @ ChallengeState::PassedOn))
+                if known.user_id == challenge.user_id && known.sid == challenge.sid =>
+            {
+                *state = ChallengeState::Spent;
+                Ok(())
+            }
+            _ => Err(Conflict::ChallengeSpent),
         }
     }
 
@@ -217,6 +287,38 @@ impl Store for MemoryStore {
         // Stable: those of one millisecond stay in the order of their addresses.
         own.sort_by_key(|threepid| threepid.added_at);
         Ok(own)
+    }
+
+    async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
+        self.available()?;
+        let state = lock(&self.state);
+        Ok(state.remote_sessions.iter().rev().filter(|session| session.sid == *sid).cloned().collect())
+    }
+
+    async fn spent_proof(
+        &self,
+        server: &IdentityServerName,
+        sid: &Sid,
+    ) -> Result<Option<SpentProof>, Unavailable> {
+        self.available()?;
+        let state = lock(&self.state);
+        Ok(state.spent_proofs.iter().find(|spent| spent.server == *server && spent.sid == *sid).cloned())
+    }
+
+    async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable> {
+        self.available()?;
+        let state = lock(&self.state);
+        let is_theirs = |binding: &&Binding| binding.user_id == *user && binding.address == *address;
+        Ok(state.bindings.values().filter(is_theirs).cloned().collect())
+    }
+
+    async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable> {
+        self.available()?;
+        let state = lock(&self.state);
+        Ok(match state.challenges.get(session) {
+            Some((challenge, ChallengeState::PassedOn)) => Some(challenge.clone()),
+            _ => None,
+        })
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
