@@ -4,13 +4,16 @@ use async_trait::async_trait;
 use sea_orm::sea_query::{ExprTrait, OnConflict};
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, SqlErr};
 use threepid_domain::model::{
-    Address, Change, KeyedHash, OutboxMessage, Sid, Threepid, UnitOfWork, UserId, ValidationSession,
+    Address, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash, OutboxMessage,
+    RemoteSession, Sid, SpentProof, Threepid, UnitOfWork, UserId, ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Store, Unavailable};
 use tracing::Instrument;
 
 use super::connection::Database;
-use super::entities::{outbox, threepid, to_column, validation_session};
+use super::entities::{
+    binding, challenge, outbox, remote_session, spent_proof, threepid, to_column, validation_session,
+};
 use super::error::{StorageError, unavailable};
 
 const PORT: &str = "store";
@@ -92,6 +95,52 @@ impl Store for SeaOrmStore {
         find.await.map_err(unavailable(PORT))
     }
 
+    async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
+        let query = remote_session::Entity::find().filter(remote_session::Column::Sid.eq(sid.as_str()));
+        let find = async {
+            let rows = query.all(self.database.reader()).await?;
+            let mut sessions =
+                rows.into_iter().map(remote_session::Model::parse).collect::<Result<Vec<_>, _>>()?;
+            sessions.sort_by(|a, b| (b.opened_at, &a.server).cmp(&(a.opened_at, &b.server)));
+            Ok(sessions)
+        };
+        find.await.map_err(unavailable(PORT))
+    }
+
+    async fn spent_proof(
+        &self,
+        server: &IdentityServerName,
+        sid: &Sid,
+    ) -> Result<Option<SpentProof>, Unavailable> {
+        let key = (server.as_str().to_owned(), sid.as_str().to_owned());
+        let find = async {
+            let row = spent_proof::Entity::find_by_id(key).one(self.database.reader()).await?;
+            row.map(spent_proof::Model::parse).transpose()
+        };
+        find.await.map_err(unavailable(PORT))
+    }
+
+    async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable> {
+        let query = binding::Entity::find()
+            .filter(binding::Column::UserId.eq(user.as_str()))
+            .filter(binding::Column::Medium.eq(address.medium().as_str()))
+            .filter(binding::Column::Address.eq(address.as_str()));
+        let find = async {
+            let rows = query.all(self.database.reader()).await?;
+            let mut bindings = rows.into_iter().map(binding::Model::parse).collect::<Result<Vec<_>, _>>()?;
+            bindings.sort_by(|a, b| a.server.cmp(&b.server));
+            Ok(bindings)
+        };
+        find.await.map_err(unavailable(PORT))
+    }
+
+    async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable> {
+        let query = challenge::Entity::find_by_id(session).filter(challenge::Column::IsSpent.eq(false));
+        let find =
+            async { query.one(self.database.reader()).await?.map(challenge::Model::parse).transpose() };
+        find.await.map_err(unavailable(PORT))
+    }
+
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
         let store = self.clone();
         // In a task of its own: a caller that goes away does not take the transaction with it.
@@ -141,7 +190,17 @@ async fn apply(transaction: &DatabaseTransaction, unit: UnitOfWork) -> Result<()
             }
             Change::PutSession(session) => update_session(transaction, &session).await?,
             Change::PutThreepid(threepid) => put_threepid(transaction, &threepid).await?,
+            Change::RemoveThreepid { user_id, address } => {
+                remove_threepid(transaction, &user_id, &address).await?
+            }
             Change::Enqueue(message) => enqueue(transaction, &message).await?,
+            Change::CancelUnbind(key) => cancel_unbind(transaction, &key).await?,
+            Change::PutRemoteSession(session) => put_remote_session(transaction, &session).await?,
+            Change::SpendProof(proof) => spend_proof(transaction, &proof).await?,
+            Change::PutBinding(binding) => put_binding(transaction, &binding).await?,
+            Change::RemoveBinding(key) => remove_binding(transaction, key).await?,
+            Change::PutChallenge(challenge) => put_challenge(transaction, &challenge).await?,
+            Change::SpendChallenge(challenge) => spend_challenge(transaction, &challenge).await?,
         }
     }
     Ok(())
@@ -202,4 +261,90 @@ async fn put_threepid(transaction: &DatabaseTransaction, threepid: &Threepid) ->
 async fn enqueue(transaction: &DatabaseTransaction, message: &OutboxMessage) -> Result<(), ApplyError> {
     outbox::Entity::insert(outbox::queued(message)?).exec_without_returning(transaction).await?;
     Ok(())
+}
+
+async fn remove_threepid(
+    transaction: &DatabaseTransaction,
+    user_id: &UserId,
+    address: &Address,
+) -> Result<(), ApplyError> {
+    threepid::Entity::delete_many()
+        .filter(threepid::Column::Medium.eq(address.medium().as_str()))
+        .filter(threepid::Column::Address.eq(address.as_str()))
+        .filter(threepid::Column::UserId.eq(user_id.as_str()))
+        .exec(transaction)
+        .await?;
+    Ok(())
+}
+
+async fn cancel_unbind(transaction: &DatabaseTransaction, key: &BindingKey) -> Result<(), ApplyError> {
+    outbox::Entity::delete_many()
+        .filter(outbox::Column::Subject.eq(outbox::subject(key)))
+        .filter(outbox::Column::State.eq(outbox::QUEUED))
+        .exec(transaction)
+        .await?;
+    Ok(())
+}
+
+async fn put_remote_session(
+    transaction: &DatabaseTransaction,
+    session: &RemoteSession,
+) -> Result<(), ApplyError> {
+    use remote_session::Column::{Address, Medium, OpenedAt, Server, Sid};
+
+    remote_session::Entity::insert(remote_session::ActiveModel::from(session))
+        .on_conflict(
+            OnConflict::columns([Server, Sid]).update_columns([Medium, Address, OpenedAt]).to_owned(),
+        )
+        .exec_without_returning(transaction)
+        .await?;
+    Ok(())
+}
+
+async fn spend_proof(transaction: &DatabaseTransaction, proof: &SpentProof) -> Result<(), ApplyError> {
+    let written = spent_proof::Entity::insert(spent_proof::ActiveModel::from(proof))
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .exec_without_returning(transaction)
+        .await?;
+    if written > 0 { Ok(()) } else { Err(Conflict::ProofSpent.into()) }
+}
+
+async fn put_binding(transaction: &DatabaseTransaction, binding: &Binding) -> Result<(), ApplyError> {
+    use binding::Column::{Address, Medium, Server, Since, State, UserId};
+
+    binding::Entity::insert(binding::ActiveModel::from(binding))
+        .on_conflict(
+            OnConflict::columns([UserId, Medium, Address, Server]).update_columns([State, Since]).to_owned(),
+        )
+        .exec_without_returning(transaction)
+        .await?;
+    Ok(())
+}
+
+async fn remove_binding(transaction: &DatabaseTransaction, key: BindingKey) -> Result<(), ApplyError> {
+    let BindingKey { user_id, address, server } = key;
+    let (medium, address) = (address.medium().as_str().to_owned(), address.as_str().to_owned());
+    let key = (String::from(user_id), medium, address, String::from(server));
+    binding::Entity::delete_by_id(key).exec(transaction).await?;
+    Ok(())
+}
+
+async fn put_challenge(transaction: &DatabaseTransaction, challenge: &Challenge) -> Result<(), ApplyError> {
+    challenge::Entity::insert(challenge::ActiveModel::from(challenge))
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .exec_without_returning(transaction)
+        .await?;
+    Ok(())
+}
+
+async fn spend_challenge(transaction: &DatabaseTransaction, challenge: &Challenge) -> Result<(), ApplyError> {
+    let spent = challenge::Entity::update_many()
+        .col_expr(challenge::Column::IsSpent, true.into())
+        .filter(challenge::Column::Session.eq(challenge.session.as_str()))
+        .filter(challenge::Column::UserId.eq(challenge.user_id.as_str()))
+        .filter(challenge::Column::Sid.eq(challenge.sid.as_str()))
+        .filter(challenge::Column::IsSpent.eq(false))
+        .exec(transaction)
+        .await?;
+    if spent.rows_affected > 0 { Ok(()) } else { Err(Conflict::ChallengeSpent.into()) }
 }

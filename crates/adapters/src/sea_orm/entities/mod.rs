@@ -9,12 +9,16 @@
 
 pub(super) mod account;
 pub(super) mod account_token;
+pub(super) mod binding;
+pub(super) mod challenge;
 pub(super) mod outbox;
+pub(super) mod remote_session;
 pub(super) mod server_key;
+pub(super) mod spent_proof;
 pub(super) mod threepid;
 pub(super) mod validation_session;
 
-use threepid_domain::model::{Address, Medium, Timestamp, UserId};
+use threepid_domain::model::{Address, IdentityServerName, Medium, Timestamp, UserId};
 
 use super::StorageError;
 
@@ -49,4 +53,8 @@ fn address(table: &'static str, medium: &str, address: &str) -> Result<Address, 
 
 fn user_id(table: &'static str, column: &str) -> Result<UserId, StorageError> {
     UserId::parse(column).map_err(|_| StorageError::corrupt(table, "user_id is no Matrix user ID"))
+}
+
+fn server(table: &'static str, column: &str) -> Result<IdentityServerName, StorageError> {
+    IdentityServerName::parse(column).map_err(|_| StorageError::corrupt(table, "server is no server name"))
 }

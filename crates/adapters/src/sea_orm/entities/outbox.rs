@@ -2,7 +2,7 @@
 
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
-use threepid_domain::model::{Claimed, LeaseId, MessageId, OutboxMessage};
+use threepid_domain::model::{BindingKey, Claimed, LeaseId, MessageId, OutboxMessage};
 
 use super::{ms, timestamp};
 use crate::sea_orm::StorageError;
@@ -36,6 +36,7 @@ pub struct Model {
     pub state: String,
     pub settled_at: Option<i64>,
     pub last_error: Option<String>,
+    pub subject: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}
@@ -58,7 +59,14 @@ pub(in crate::sea_orm) fn queued(message: &OutboxMessage) -> Result<ActiveModel,
         leased_until: NotSet,
         settled_at: NotSet,
         last_error: NotSet,
+        subject: Set(message.payload.binding().as_ref().map(subject)),
     })
+}
+
+/// What an owed unbind is found by. No part of it can hold a line break.
+pub(in crate::sea_orm) fn subject(key: &BindingKey) -> String {
+    let BindingKey { user_id, address, server } = key;
+    format!("{user_id}\n{}\n{}\n{server}", address.medium(), address.as_str())
 }
 
 impl Model {

@@ -6,6 +6,8 @@ use sea_orm::sea_query::{ForeignKey, Index, Table, TableCreateStatement};
 use sea_orm_migration::schema::{big_integer, big_integer_null, boolean, text, text_null};
 use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
 
+use super::index;
+
 pub(super) struct Step;
 
 impl MigrationName for Step {
@@ -45,18 +47,6 @@ impl MigrationTrait for Step {
         }
         Ok(())
     }
-}
-
-fn index(
-    name: &'static str,
-    table: &'static str,
-    columns: &[&'static str],
-) -> sea_orm::sea_query::IndexCreateStatement {
-    let mut index = Index::create().name(name).table(table).take();
-    for column in columns {
-        index.col(*column);
-    }
-    index
 }
 
 fn validation_session() -> TableCreateStatement {

@@ -4,9 +4,10 @@
 //! booleans, plain unique keys and indexes, times in milliseconds. All pending steps are one transaction.
 
 mod m0001_first_thread;
+mod m0002_identity_servers;
 
 use sea_orm::DynIden;
-use sea_orm::sea_query::IntoIden;
+use sea_orm::sea_query::{Index, IndexCreateStatement, IntoIden};
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
 /// Where applied steps are recorded.
@@ -17,10 +18,18 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first_thread::Step)]
+        vec![Box::new(m0001_first_thread::Step), Box::new(m0002_identity_servers::Step)]
     }
 
     fn migration_table_name() -> DynIden {
         SCHEMA_TABLE.into_iden()
     }
+}
+
+fn index(name: &'static str, table: &'static str, columns: &[&'static str]) -> IndexCreateStatement {
+    let mut index = Index::create().name(name).table(table).take();
+    for column in columns {
+        index.col(*column);
+    }
+    index
 }
