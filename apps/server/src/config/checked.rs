@@ -197,7 +197,7 @@ impl Config {
             server_key,
             accounts,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
-            policy: Policy { lifetimes, rules, sends_mail },
+            policy: Policy { lifetimes, rules, sends_mail, ..Policy::default() },
             limits: settings.limits,
             http,
             retry,
