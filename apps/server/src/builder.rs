@@ -28,7 +28,7 @@ pub struct Builder {
     templates: Option<Arc<dyn Templates>>,
     clock: Option<Arc<dyn Clock>>,
     secrets: Option<Arc<dyn Secrets>>,
-    identity_servers: Arc<dyn IdentityServer>,
+    identity_servers: Option<Arc<dyn IdentityServer>>,
     reauthentication: Option<Arc<dyn Reauthentication>>,
     policy: Policy,
     retry: RetryPolicy,
@@ -61,7 +61,7 @@ impl Builder {
             templates: None,
             clock: None,
             secrets: None,
-            identity_servers: Arc::new(NoIdentityServers),
+            identity_servers: None,
             reauthentication: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
@@ -77,7 +77,7 @@ impl Builder {
         self
     }
 
-    /// The queue of owed messages; needed where there is a mailer.
+    /// The queue of owed messages; needed where there is a mailer or an identity server.
     #[must_use]
     pub fn outbox(mut self, outbox: Arc<dyn Outbox>) -> Self {
         self.outbox = Some(outbox);
@@ -129,7 +129,7 @@ impl Builder {
     /// What asks identity servers. Without it none is asked; which ones may be is the policy's to say.
     #[must_use]
     pub fn identity_servers(mut self, identity_servers: Arc<dyn IdentityServer>) -> Self {
-        self.identity_servers = identity_servers;
+        self.identity_servers = Some(identity_servers);
         self
     }
 
@@ -178,7 +178,7 @@ impl Builder {
             return Err(BuildError::PublicBaseUrl);
         }
         let mut missing = Vec::new();
-        if self.mailer.is_some() && self.outbox.is_none() {
+        if (self.mailer.is_some() || self.identity_servers.is_some()) && self.outbox.is_none() {
             missing.push("outbox");
         }
         for (is_missing, port) in [
@@ -207,13 +207,14 @@ impl Builder {
         if !missing.is_empty() {
             return Err(BuildError::Missing(missing));
         }
+        let identity_servers = self.identity_servers.unwrap_or_else(|| Arc::new(NoIdentityServers));
         let links = ConfirmLinks::new(&self.public_base_url);
         let worker = self.outbox.map(|outbox| {
             let ports = RelayPorts {
                 outbox,
                 store: Arc::clone(&store),
                 mailer: self.mailer.clone(),
-                identity_servers: Arc::clone(&self.identity_servers),
+                identity_servers: Arc::clone(&identity_servers),
                 templates: Arc::clone(&templates),
                 clock: Arc::clone(&clock),
                 secrets: Arc::clone(&secrets),
@@ -228,7 +229,7 @@ impl Builder {
             clock,
             secrets,
             rate_limiter,
-            identity_servers: self.identity_servers,
+            identity_servers,
             reauthentication: self.reauthentication,
         };
         let contacts = Contacts::new(ports, policy);
@@ -269,7 +270,7 @@ impl App {
         http::standalone(&self.api, None)
     }
 
-    /// The relay, to be run beside the router; `None` where there is no mailer. [`App::serve`] runs it by itself.
+    /// The relay, to be run beside the router; `None` where there is no outbox. [`App::serve`] runs it by itself.
     ///
     /// Each call gives another relay on the same outbox; one is enough.
     pub fn worker(&self) -> Option<Worker> {

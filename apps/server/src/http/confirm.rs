@@ -73,6 +73,7 @@ mod tests {
     use threepid_domain::model::{Generation, NextLink, SessionState, Sid, Token};
     use threepid_domain::ports::{MockTemplates, Secrets, Unavailable};
     use threepid_domain::testing::Fixture;
+    use threepid_domain::use_cases::Opened;
 
     use crate::HttpSettings;
     use crate::http::testing::{Answer, CONFIRM, Server, error, request};
@@ -153,7 +154,8 @@ mod tests {
         let server = Server::new();
         let mut asked = Fixture::request_for("a@example.org", "secret", 1);
         asked.next_link = NextLink::parse("https://app.example/x?a=b#/done").ok();
-        let Ok(sid) = server.app.api.contacts.request_email_token(asked).await else { panic!("no session") };
+        let opened = server.app.api.contacts.request_email_token(asked).await;
+        let Ok(Opened { sid, .. }) = opened else { panic!("no session") };
         let token = server.secrets.token(&sid, Generation(1));
         let page = server.get(&format!("{CONFIRM}?{}", pairs(&sid, &token)), "").await;
         let policy = page.header("content-security-policy");

@@ -15,7 +15,7 @@ use threepid_domain::testing::{
     CountedSecrets, FixedClock, FixedTokens, Fixture, MemoryStore, PlainTemplates, RecordingMailer,
     ScriptedLimiter,
 };
-use threepid_domain::use_cases::{Add, Door, SubmitToken};
+use threepid_domain::use_cases::{Door, SubmitToken};
 use tower::ServiceExt;
 use url::Url;
 
@@ -101,7 +101,8 @@ impl Server {
     /// A session whose token was not given back yet, and that token.
     pub(crate) async fn pending(&self, email: &str, client_secret: &str) -> (Sid, Token) {
         let request = Fixture::request_for(email, client_secret, 1);
-        let sid = self.app.api.contacts.request_email_token(request).await.expect("the request is answered");
+        let opened = self.app.api.contacts.request_email_token(request).await;
+        let sid = opened.expect("the request is answered").sid;
         let token = self.secrets.token(&sid, Generation(1));
         (sid, token)
     }
@@ -116,9 +117,9 @@ impl Server {
 
     /// An address on an account.
     pub(crate) async fn added(&self, user: &str, email: &str) {
-        let (user_id, client_secret) = (Fixture::user(user), Fixture::secret("added"));
         let sid = self.proven(email, "added").await;
-        self.app.api.contacts.add(Add { user_id, sid, client_secret }).await.expect("the address is proven");
+        let add = Fixture::add_of(user, &sid, "added");
+        self.app.api.contacts.add(add).await.expect("the address is proven");
     }
 }
 

@@ -141,3 +141,9 @@ impl UnitOfWork {
         &self.changes
     }
 }
+
+impl FromIterator<Change> for UnitOfWork {
+    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
+        Self { changes: changes.into_iter().collect() }
+    }
+}

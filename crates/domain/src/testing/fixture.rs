@@ -8,7 +8,7 @@ use super::{CountedSecrets, FixedClock, MemoryStore, PlainTemplates, RecordingMa
 use crate::model::{
     Address, ClientSecret, EmailAddress, Medium, SendAttempt, Sid, Token, UserId, ValidationSession,
 };
-use crate::ports::{IdentityServer, NoIdentityServers, Secrets};
+use crate::ports::{IdentityServer, NoIdentityServers, Secrets, Store};
 use crate::use_cases::{
     Add, AddError, ConfirmLinks, Confirmed, Contacts, ContactsPorts, Delivered, Door, Policy, Relay,
     RelayPorts, RequestEmailToken, RequestTokenError, RetryPolicy, SubmitToken, SubmitTokenError,
@@ -31,6 +31,11 @@ pub struct Fixture {
     pub contacts: Contacts,
     /// The relay; links lead to `https://contacts.example/_threepid/confirm`.
     pub relay: Relay,
+    /// What the commands stand on, for a test that brings some port of its own.
+    pub ports: ContactsPorts,
+    /// What the relay stands on, likewise.
+    pub relay_ports: RelayPorts,
+    policy: Policy,
 }
 
 impl Default for Fixture {
@@ -63,8 +68,8 @@ impl Fixture {
             identity_servers: identity_servers.clone(),
             reauthentication: None,
         };
-        let contacts = Contacts::new(ports, policy);
-        let ports = RelayPorts {
+        let contacts = Contacts::new(ports.clone(), policy.clone());
+        let relay_ports = RelayPorts {
             outbox: store.clone(),
             store: store.clone(),
             mailer: Some(mailer.clone()),
@@ -74,12 +79,17 @@ impl Fixture {
             secrets: secrets.clone(),
         };
         let relay = Relay::new(
-            ports,
+            relay_ports.clone(),
             ConfirmLinks::new(&Url::parse("https://contacts.example/").expect("a URL")),
             token_lifetime,
             RetryPolicy::default(),
         );
-        Self { store, clock, secrets, mailer, limiter, contacts, relay }
+        Self { store, clock, secrets, mailer, limiter, contacts, relay, ports, relay_ports, policy }
+    }
+
+    /// The commands under the same policy, on another store.
+    pub fn contacts_on(&self, store: Arc<dyn Store>) -> Contacts {
+        Contacts::new(ContactsPorts { store, ..self.ports.clone() }, self.policy.clone())
     }
 
     /// A user ID.

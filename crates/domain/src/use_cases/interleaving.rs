@@ -5,19 +5,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::task::yield_now;
 
-use crate::model::{Address, KeyedHash, Sid, Threepid, UnitOfWork, UserId, ValidationSession};
+use crate::model::{
+    Address, Binding, Challenge, IdentityServerName, KeyedHash, RemoteSession, Sid, SpentProof, Threepid,
+    UnitOfWork, UserId, ValidationSession,
+};
 use crate::ports::{CommitError, Store, Unavailable};
-use crate::testing::{Fixture, MemoryStore, OpenLimiter};
-use crate::use_cases::{Contacts, Policy};
+use crate::testing::{Fixture, MemoryStore};
+use crate::use_cases::Contacts;
 
 /// The fixture's store, yielding around each call, so that commands which run at once all read before one writes.
 struct Interleaving(Arc<MemoryStore>);
 
 /// The fixture's commands, on such a store.
 pub(super) fn contacts(fixture: &Fixture) -> Contacts {
-    let store = Arc::new(Interleaving(fixture.store.clone()));
-    let policy = Policy { sends_mail: true, ..Policy::default() };
-    Contacts::new(store, fixture.clock.clone(), fixture.secrets.clone(), Arc::new(OpenLimiter), policy)
+    fixture.contacts_on(Arc::new(Interleaving(fixture.store.clone())))
 }
 
 /// Runs `tasks` on the runtime's threads at once; what each answered, in their order.
@@ -59,6 +60,35 @@ impl Store for Interleaving {
 
     async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable> {
         self.0.threepids(user).await
+    }
+
+    async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
+        self.0.remote_sessions(sid).await
+    }
+
+    async fn spent_proof(
+        &self,
+        server: &IdentityServerName,
+        sid: &Sid,
+    ) -> Result<Option<SpentProof>, Unavailable> {
+        yield_now().await;
+        let answer = self.0.spent_proof(server, sid).await;
+        yield_now().await;
+        answer
+    }
+
+    async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable> {
+        yield_now().await;
+        let answer = self.0.bindings(user, address).await;
+        yield_now().await;
+        answer
+    }
+
+    async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable> {
+        yield_now().await;
+        let answer = self.0.challenge(session).await;
+        yield_now().await;
+        answer
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {

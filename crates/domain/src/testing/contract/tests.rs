@@ -10,8 +10,8 @@ use futures_util::FutureExt;
 
 use super::{Backend, BoxFuture, MailBackend, outbox as outbox_kit, store as store_kit};
 use crate::model::{
-    Address, Change, Claimed, KeyedHash, LeaseId, MessageId, Settlement, Sid, Threepid, Timestamp,
-    UnitOfWork, UserId, ValidationSession,
+    Address, Binding, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId, MessageId,
+    RemoteSession, Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
 };
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use crate::testing::{MemoryStore, RecordingMailer};
@@ -92,13 +92,7 @@ fn broken(flaw: Flaw) -> Backend {
 
 impl Broken {
     async fn commit_change(&self, change: Change) -> Result<(), CommitError> {
-        let unit = UnitOfWork::new();
-        let unit = match change {
-            Change::PutSession(session) => unit.put_session(session),
-            Change::PutThreepid(threepid) => unit.put_threepid(threepid),
-            Change::Enqueue(message) => unit.enqueue(message),
-        };
-        self.inner.commit(unit).await
+        self.inner.commit(UnitOfWork::from_iter([change])).await
     }
 
     /// Writes what another may have written meanwhile, and does not notice.
@@ -144,6 +138,26 @@ impl Store for Broken {
         Ok(threepids)
     }
 
+    async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
+        self.inner.remote_sessions(sid).await
+    }
+
+    async fn spent_proof(
+        &self,
+        server: &IdentityServerName,
+        sid: &Sid,
+    ) -> Result<Option<SpentProof>, Unavailable> {
+        self.inner.spent_proof(server, sid).await
+    }
+
+    async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable> {
+        self.inner.bindings(user, address).await
+    }
+
+    async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable> {
+        self.inner.challenge(session).await
+    }
+
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
         match self.flaw {
             Flaw::ChecksThenInserts => self.check_then_insert(unit).await,
@@ -154,45 +168,37 @@ impl Store for Broken {
                 Ok(())
             }
             Flaw::IgnoresRevisions => {
-                let mut fresh = UnitOfWork::new();
+                let mut fresh = Vec::new();
                 for change in unit.into_changes() {
-                    fresh = match change {
+                    fresh.push(match change {
                         Change::PutSession(session) => {
                             let stored = self.inner.session(session.sid()).await?;
                             let mut record = session.record().clone();
                             record.revision = stored.map_or(0, |stored| stored.record().revision);
-                            fresh.put_session(ValidationSession::from_record(record))
+                            Change::PutSession(ValidationSession::from_record(record))
                         }
-                        Change::PutThreepid(threepid) => fresh.put_threepid(threepid),
-                        Change::Enqueue(message) => fresh.enqueue(message),
-                    };
+                        other => other,
+                    });
                 }
-                self.inner.commit(fresh).await
+                self.inner.commit(fresh.into_iter().collect()).await
             }
             Flaw::AllowsASecondSession => match self.inner.commit(unit.clone()).await {
                 Err(CommitError::Conflict(Conflict::SessionExists)) => {
-                    let superseded = unit.into_changes().into_iter().fold(
-                        UnitOfWork::new(),
-                        |unit, change| match change {
-                            Change::PutSession(mut session) => {
-                                session.supersede();
-                                unit.put_session(session)
-                            }
-                            Change::PutThreepid(threepid) => unit.put_threepid(threepid),
-                            Change::Enqueue(message) => unit.enqueue(message),
-                        },
-                    );
+                    let supersede = |change| match change {
+                        Change::PutSession(mut session) => {
+                            session.supersede();
+                            Change::PutSession(session)
+                        }
+                        other => other,
+                    };
+                    let superseded = unit.into_changes().into_iter().map(supersede).collect();
                     self.inner.commit(superseded).await
                 }
                 other => other,
             },
             Flaw::LosesMessages => {
-                let kept =
-                    unit.into_changes().into_iter().fold(UnitOfWork::new(), |unit, change| match change {
-                        Change::PutSession(session) => unit.put_session(session),
-                        Change::PutThreepid(threepid) => unit.put_threepid(threepid),
-                        Change::Enqueue(_) => unit,
-                    });
+                let is_kept = |change: &Change| !matches!(change, Change::Enqueue(_));
+                let kept = unit.into_changes().into_iter().filter(is_kept).collect();
                 self.inner.commit(kept).await
             }
             _ => self.inner.commit(unit).await,

@@ -9,8 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{SessionState, Token, ValidationSession};
 use crate::ports::MockStore;
-use crate::testing::{CommitFailure, CountedSecrets, FixedClock, Fixture, OpenLimiter};
-use crate::use_cases::Policy;
+use crate::testing::{CommitFailure, FixedClock, Fixture};
 use crate::use_cases::interleaving::{at_once, contacts};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -19,21 +18,11 @@ const ALICE: &str = "@alice:example.org";
 const BOB: &str = "@bob:example.org";
 
 fn on(store: MockStore) -> Contacts {
-    Contacts::new(
-        Arc::new(store),
-        Arc::new(FixedClock::default()),
-        Arc::new(CountedSecrets::default()),
-        Arc::new(OpenLimiter),
-        Policy { sends_mail: true, ..Policy::default() },
-    )
+    Fixture::new().contacts_on(Arc::new(store))
 }
 
 fn down() -> Unavailable {
     Unavailable::new("store", "down")
-}
-
-fn add_of(user: &str, sid: &Sid, secret: &str) -> Add {
-    Add { user_id: Fixture::user(user), sid: sid.clone(), client_secret: Fixture::secret(secret) }
 }
 
 async fn listed(fixture: &Fixture, user: &str) -> Vec<Threepid> {
@@ -125,7 +114,7 @@ async fn a_spent_proof_does_not_bring_back_an_address_that_is_gone() {
         let (spent, mut store) = (spent.clone(), MockStore::new());
         store.expect_session().returning(move |_| Ok(Some(spent.clone())));
         store.expect_owner().times(1).returning(move |_| Ok(owner.clone()));
-        let answer = on(store).add(add_of(ALICE, &sid, "secret")).await;
+        let answer = on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await;
         assert!(matches!(answer, Err(AddError::AuthFailed)));
     }
 }
@@ -164,13 +153,13 @@ async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
     let proven = session(&fixture, &sid);
     let mut store = MockStore::new();
     store.expect_session().times(1).returning(|_| Err(down()));
-    let answer = on(store).add(add_of(ALICE, &sid, "secret")).await;
+    let answer = on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await;
     assert!(matches!(answer, Err(AddError::Unavailable(_))), "session");
 
     let mut store = MockStore::new();
     store.expect_session().times(1).returning(move |_| Ok(Some(proven.clone())));
     store.expect_commit().times(1).returning(|_| Err(down().into()));
-    let answer = on(store).add(add_of(ALICE, &sid, "secret")).await;
+    let answer = on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await;
     assert!(matches!(answer, Err(AddError::Unavailable(_))), "commit");
 
     fixture.add(ALICE, &sid, "secret").await.unwrap();
@@ -178,7 +167,7 @@ async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
     let mut store = MockStore::new();
     store.expect_session().times(1).returning(move |_| Ok(Some(spent.clone())));
     store.expect_owner().times(1).returning(|_| Err(down()));
-    let answer = on(store).add(add_of(ALICE, &sid, "secret")).await;
+    let answer = on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await;
     assert!(matches!(answer, Err(AddError::Unavailable(_))), "owner");
 
     let mut store = MockStore::new();
@@ -197,7 +186,7 @@ async fn a_conflict_is_decided_anew_on_what_is_stored_by_then() {
     let mut reads = vec![spent, proven.clone()];
     store.expect_session().times(2).returning(move |_| Ok(reads.pop()));
     store.expect_commit().times(1).returning(|_| Err(CommitError::Conflict(Conflict::StaleSession)));
-    let answer = on(store).add(add_of(ALICE, &sid, "secret")).await;
+    let answer = on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await;
     assert!(matches!(answer, Err(AddError::AuthFailed)), "spent by another on the way");
 
     let mut store = MockStore::new();
@@ -207,7 +196,7 @@ async fn a_conflict_is_decided_anew_on_what_is_stored_by_then() {
         assert_eq!(unit.changes().len(), 2, "the proof is spent where the address is added");
         answers.pop().unwrap()
     });
-    assert!(on(store).add(add_of(ALICE, &sid, "secret")).await.is_ok());
+    assert!(on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await.is_ok());
 }
 
 #[tokio::test]
@@ -218,7 +207,7 @@ async fn a_storm_of_conflicts_ends() {
     let mut store = MockStore::new();
     store.expect_session().times(DECISIONS).returning(move |_| Ok(Some(proven.clone())));
     store.expect_commit().returning(|_| Err(CommitError::Conflict(Conflict::StaleSession)));
-    let answer = on(store).add(add_of(ALICE, &sid, "secret")).await;
+    let answer = on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await;
     assert!(matches!(answer, Err(AddError::Unavailable(_))));
 }
 
@@ -242,7 +231,7 @@ async fn of_two_accounts_that_add_one_address_at_once_one_wins_and_the_other_kee
         let fixture = Fixture::new();
         let contacts = contacts(&fixture);
         let (hers, his) = (fixture.proven(ADDRESS, "alice").await, fixture.proven(ADDRESS, "bob").await);
-        let adds = [add_of(ALICE, &hers, "alice"), add_of(BOB, &his, "bob")].map(|add| {
+        let adds = [Fixture::add_of(ALICE, &hers, "alice"), Fixture::add_of(BOB, &his, "bob")].map(|add| {
             let contacts = contacts.clone();
             async move { contacts.add(add).await }
         });
@@ -262,7 +251,7 @@ async fn the_same_add_at_once_succeeds_each_time_and_adds_once() {
     let sid = fixture.proven(ADDRESS, "secret").await;
     let contacts = contacts(&fixture);
     let answers = at_once((0..20).map(|_| {
-        let (contacts, add) = (contacts.clone(), add_of(ALICE, &sid, "secret"));
+        let (contacts, add) = (contacts.clone(), Fixture::add_of(ALICE, &sid, "secret"));
         async move { contacts.add(add).await }
     }))
     .await;
@@ -277,7 +266,8 @@ async fn a_proof_presented_by_many_accounts_at_once_is_spent_by_one() {
     let sid = fixture.proven(ADDRESS, "secret").await;
     let contacts = contacts(&fixture);
     let answers = at_once((0..20).map(|user| {
-        let (contacts, add) = (contacts.clone(), add_of(&format!("@user{user}:example.org"), &sid, "secret"));
+        let (contacts, add) =
+            (contacts.clone(), Fixture::add_of(&format!("@user{user}:example.org"), &sid, "secret"));
         async move { contacts.add(add).await }
     }))
     .await;

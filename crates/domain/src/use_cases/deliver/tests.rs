@@ -23,8 +23,8 @@ fn relay(
     mailer: Arc<dyn Mailer>,
     templates: Arc<dyn Templates>,
 ) -> Relay {
-    let (clock, secrets) = (fixture.clock.clone(), fixture.secrets.clone());
-    Relay::new(outbox, mailer, templates, clock, secrets, links(), HOUR, RetryPolicy::default())
+    let ports = RelayPorts { outbox, mailer: Some(mailer), templates, ..fixture.relay_ports.clone() };
+    Relay::new(ports, links(), HOUR, RetryPolicy::default())
 }
 
 async fn owing() -> Fixture {
@@ -302,17 +302,13 @@ async fn a_store_shared_with_strangers_delivers_what_they_owe_too() {
     let message = fixture.store.outbox_rows().remove(0).message;
     store.commit(crate::model::UnitOfWork::new().enqueue(message)).await.unwrap();
     let mailer = Arc::new(RecordingMailer::default());
-    let secrets = Arc::new(CountedSecrets::default());
-    let relay = Relay::new(
-        store,
-        mailer.clone(),
-        Arc::new(PlainTemplates),
-        fixture.clock.clone(),
-        secrets,
-        links(),
-        HOUR,
-        RetryPolicy::default(),
-    );
+    let ports = RelayPorts {
+        outbox: store,
+        mailer: Some(mailer.clone()),
+        secrets: Arc::new(CountedSecrets::default()),
+        ..fixture.relay_ports.clone()
+    };
+    let relay = Relay::new(ports, links(), HOUR, RetryPolicy::default());
     let claimed = relay.claim(1).await.unwrap().remove(0);
     assert_eq!(relay.deliver(claimed).await.unwrap(), Delivered::Sent);
     fixture.deliver().await;

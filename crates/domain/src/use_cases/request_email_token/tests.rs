@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::model::{AddressRules, Rule, SessionState};
-use crate::ports::MockStore;
-use crate::testing::{CommitFailure, CountedSecrets, FixedClock, Fixture, OpenLimiter};
+use crate::ports::{Conflict, MockStore};
+use crate::testing::{CommitFailure, FixedClock, Fixture};
 use crate::use_cases::interleaving::{at_once, contacts};
 use crate::use_cases::{Policy, SubmitTokenError};
 
@@ -14,13 +14,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const ALICE: &str = "alice@example.org";
 
 fn on(store: MockStore) -> Contacts {
-    Contacts::new(
-        Arc::new(store),
-        Arc::new(FixedClock::default()),
-        Arc::new(CountedSecrets::default()),
-        Arc::new(OpenLimiter),
-        Policy { sends_mail: true, ..Policy::default() },
-    )
+    Fixture::new().contacts_on(Arc::new(store))
 }
 
 fn down() -> Unavailable {
@@ -233,7 +227,7 @@ async fn a_conflict_is_decided_anew_on_what_is_stored_by_then() {
     });
     store.expect_commit().times(1).returning(|_| Err(CommitError::Conflict(Conflict::SessionExists)));
     let answer = on(store).request_email_token(Fixture::request_for(ALICE, "secret", 1)).await;
-    assert_eq!(answer.unwrap(), theirs);
+    assert_eq!(answer.unwrap().sid, theirs);
 }
 
 #[tokio::test]
@@ -251,7 +245,7 @@ async fn a_stale_session_is_read_and_written_again() {
         if first { Err(CommitError::Conflict(Conflict::StaleSession)) } else { Ok(()) }
     });
     let answer = on(store).request_email_token(Fixture::request_for(ALICE, "secret", 2)).await;
-    assert_eq!(answer.unwrap(), sid);
+    assert_eq!(answer.unwrap().sid, sid);
 }
 
 #[tokio::test]
@@ -297,7 +291,7 @@ async fn the_same_request_many_times_at_once_is_one_session_and_one_mail() {
                 }
             }))
             .await;
-        assert!(answers.iter().all(|sid| *sid == answers[0]), "{answers:?}");
+        assert!(answers.iter().all(|opened| *opened == answers[0]), "{answers:?}");
         assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (1, 1));
     }
 }
@@ -318,7 +312,7 @@ async fn an_ended_session_is_replaced_once_however_many_ask_at_once() {
             }),
         )
         .await;
-    assert!(answers.iter().all(|sid| *sid == answers[0] && *sid != old), "{answers:?}");
+    assert!(answers.iter().all(|opened| *opened == answers[0] && opened.sid != old), "{answers:?}");
     assert_eq!((fixture.store.sessions().len(), fixture.store.outbox_rows().len()), (2, 2));
 }
 
@@ -334,12 +328,13 @@ async fn rising_attempts_at_once_never_send_one_token_twice() {
             }
         }))
         .await;
-    assert!(answers.iter().all(|sid| *sid == answers[0]));
+    assert!(answers.iter().all(|opened| *opened == answers[0]));
     let session = fixture.store.sessions().remove(0);
     assert_eq!(session.record().send_attempt, Fixture::attempt(20));
     assert_eq!(session.record().state, SessionState::Pending { wrong_tokens: 0 });
-    let sent = fixture.store.outbox_rows().into_iter().map(|row| match row.message.payload {
-        Payload::ValidationMail { generation, .. } => generation,
+    let sent = fixture.store.outbox_rows().into_iter().filter_map(|row| match row.message.payload {
+        Payload::ValidationMail { generation, .. } => Some(generation),
+        Payload::Unbind { .. } => None,
     });
     let issued: Vec<_> = session.record().tokens.iter().map(|token| token.generation).collect();
     assert_eq!(sent.collect::<Vec<_>>(), issued, "one mail for each token");

@@ -6,21 +6,14 @@ use std::time::Duration;
 use super::*;
 use crate::model::SessionState;
 use crate::ports::{Conflict, MockStore};
-use crate::testing::{CommitFailure, CountedSecrets, FixedClock, Fixture, OpenLimiter};
-use crate::use_cases::Policy;
+use crate::testing::{CommitFailure, FixedClock, Fixture};
 use crate::use_cases::interleaving::{at_once, contacts};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const ALICE: &str = "alice@example.org";
 
 fn on(store: MockStore) -> Contacts {
-    Contacts::new(
-        Arc::new(store),
-        Arc::new(FixedClock::default()),
-        Arc::new(CountedSecrets::default()),
-        Arc::new(OpenLimiter),
-        Policy { sends_mail: true, ..Policy::default() },
-    )
+    Fixture::new().contacts_on(Arc::new(store))
 }
 
 fn down() -> Unavailable {
@@ -81,7 +74,7 @@ async fn the_browser_goes_where_the_request_said() {
     let mut request = Fixture::request_for(ALICE, "secret", 1);
     let link = NextLink::parse("https://app.example/done").unwrap();
     request.next_link = Some(link.clone());
-    let sid = fixture.contacts.request_email_token(request).await.unwrap();
+    let sid = fixture.contacts.request_email_token(request).await.unwrap().sid;
     let confirmed = fixture.submit(&sid, fixture.newest_token(&sid)).await.unwrap();
     assert_eq!(confirmed.next_link, Some(link));
 }
