@@ -2,14 +2,16 @@
 //!
 //! Each fake keeps its port's MUSTs, so that a command tested on fakes meets what it will meet in service; each can
 //! also be told to fail. [`Fixture`] wires them all. [`contract`] holds the cases that say whether an adapter keeps
-//! its promises; [`store_contract!`](crate::store_contract), [`outbox_contract!`](crate::outbox_contract) and
-//! [`mailer_contract!`](crate::mailer_contract) run them in one line.
+//! its promises; [`store_contract!`](crate::store_contract), [`outbox_contract!`](crate::outbox_contract),
+//! [`mailer_contract!`](crate::mailer_contract) and [`identity_server_contract!`](crate::identity_server_contract) run
+//! them in one line.
 //!
 //! Nothing here belongs into a running server: [`CountedSecrets`] can be guessed.
 
 pub mod contract;
 
 mod counted_secrets;
+mod fake_identity_server;
 mod fixed_clock;
 mod fixed_tokens;
 mod fixture;
@@ -20,6 +22,7 @@ mod recording_mailer;
 mod scripted_limiter;
 
 pub use counted_secrets::CountedSecrets;
+pub use fake_identity_server::{Asked, FakeIdentityServer, ServerReply};
 pub use fixed_clock::FixedClock;
 pub use fixed_tokens::FixedTokens;
 pub use fixture::Fixture;

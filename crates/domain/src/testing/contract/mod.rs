@@ -25,6 +25,7 @@
     reason = "a contract case is a test: a broken promise or a dead backend has to fail it"
 )]
 
+pub mod identity_server;
 pub mod mailer;
 pub mod outbox;
 pub mod store;
