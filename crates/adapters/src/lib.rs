@@ -5,10 +5,14 @@
 
 #[cfg(feature = "homeserver")]
 pub mod homeserver;
+#[cfg(feature = "identity-server")]
+pub mod identity_server;
 #[cfg(feature = "mail")]
 pub mod lettre;
 #[cfg(feature = "limits")]
 pub mod limits;
+#[cfg(feature = "identity-server")]
+pub mod outbound;
 #[cfg(feature = "sqlite")]
 pub mod sea_orm;
 #[cfg(feature = "secrets")]

@@ -1,0 +1,75 @@
+//! The identity service with access tokens: `/_matrix/identity/v2`, as ruma's types write it.
+//!
+//! Only the requests are ruma's. Its responses are stricter than the servers in use: Sydent's 200 with an `errcode` and
+//! a bind answered with `{}` would not parse.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use hyper::Request;
+use ruma_common::api::path_builder::VersionHistory;
+use ruma_common::api::{MatrixVersion, OutgoingRequest, OutgoingRequestExt, SupportedVersions};
+use ruma_common::{OwnedClientSecret, OwnedSessionId};
+use ruma_identity_service_api::IdentityServiceToken;
+use ruma_identity_service_api::association::{
+    bind_3pid::v2 as bind_3pid, check_3pid_validity::v2 as check_3pid_validity,
+    email::create_email_validation_session::v2 as create_session,
+};
+use threepid_domain::model::{ClientSecret, IdAccessToken, UserId};
+use threepid_domain::ports::{RemoteCredentials, RemoteTokenRequest};
+
+use super::requests::NotSendable;
+
+pub(super) fn request_email_token(
+    base: &str,
+    token: &IdAccessToken,
+    request: &RemoteTokenRequest,
+) -> Result<Request<Bytes>, NotSendable> {
+    let send_attempt = request.send_attempt.get().try_into();
+    let request = create_session::Request::new(
+        secret(&request.client_secret)?,
+        request.email.as_str().to_owned(),
+        send_attempt.map_err(|_| NotSendable::Form("send_attempt"))?,
+        request.next_link.as_ref().map(|link| link.as_str().to_owned()),
+    );
+    write(request, base, token)
+}
+
+pub(super) fn validated(
+    base: &str,
+    token: &IdAccessToken,
+    session: &RemoteCredentials,
+) -> Result<Request<Bytes>, NotSendable> {
+    let request = check_3pid_validity::Request::new(sid(session)?, secret(&session.client_secret)?);
+    write(request, base, token)
+}
+
+pub(super) fn bind(
+    base: &str,
+    token: &IdAccessToken,
+    session: &RemoteCredentials,
+    user_id: &UserId,
+) -> Result<Request<Bytes>, NotSendable> {
+    let user_id = user_id.as_str().try_into().map_err(|_| NotSendable::Form("mxid"))?;
+    let request = bind_3pid::Request::new(sid(session)?, secret(&session.client_secret)?, user_id);
+    write(request, base, token)
+}
+
+fn secret(secret: &ClientSecret) -> Result<OwnedClientSecret, NotSendable> {
+    secret.expose().try_into().map_err(|_| NotSendable::Form("client_secret"))
+}
+
+fn sid(session: &RemoteCredentials) -> Result<OwnedSessionId, NotSendable> {
+    session.sid.as_str().try_into().map_err(|_| NotSendable::Form("sid"))
+}
+
+fn write<R>(request: R, base: &str, token: &IdAccessToken) -> Result<Request<Bytes>, NotSendable>
+where
+    R: OutgoingRequest<Authentication = IdentityServiceToken, PathBuilder = VersionHistory>,
+{
+    let versions = SupportedVersions { versions: [MatrixVersion::V1_1].into(), features: [].into() };
+    let written = request.try_into_http_request::<Vec<u8>>(base, token.expose(), Cow::Owned(versions));
+    // The base URL is the settings' and the fields are parsed: what may not fit into a header is the token.
+    let written = written.map_err(|_| NotSendable::Token)?;
+    Ok(written.map(Bytes::from))
+}
