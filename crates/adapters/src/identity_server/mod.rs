@@ -252,6 +252,7 @@ impl IdentityServer for HyperIdentityServer {
         user_id: UserId,
         id_access_token: Option<IdAccessToken>,
     ) -> Result<Address, IdentityServerError> {
+        // The server would say the same, if the identifier could be sent.
         if !session.sid.is_well_formed() {
             return Err(refused(404, "M_NO_VALID_SESSION", "The sid names no session"));
         }
