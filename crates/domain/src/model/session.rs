@@ -109,7 +109,7 @@ pub enum SessionState {
 }
 
 /// A session as storage sees it: every field, none of them secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// The session's identifier, unique over all sessions.
     pub sid: Sid,
