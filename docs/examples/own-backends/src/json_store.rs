@@ -1,7 +1,7 @@
-//! Storage in one JSON file: read at start, replaced in one step at every commit.
+//! Storage in one JSON file, which is read anew for every call and replaced in one step by every change.
 //!
-//! All state is one value. A unit of work is applied to a copy of it; only when every change went through is the copy
-//! written to disk and put in place. That is the whole of "all or nothing".
+//! All state is one value. A change locks, reads, applies every part, and only then writes: that is the whole of "all or
+//! nothing". The lock is a file's, so several processes may share the folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use threepid_domain::model::{
-    Address, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId, MessageId,
-    OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
-    ValidationSession,
+    Address, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId,
+    MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof, Threepid, Timestamp,
+    UnitOfWork, UserId, ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 
 use crate::spool_mailer::write_durably;
 
@@ -45,7 +45,6 @@ struct Row {
 #[derive(Clone)]
 pub struct JsonStore {
     file: PathBuf,
-    state: Arc<Mutex<State>>,
     enqueued: Arc<Notify>,
 }
 
@@ -55,32 +54,46 @@ impl JsonStore {
     /// # Errors
     /// When the file is there and cannot be read, or is no storage of ours.
     pub fn open(file: &Path) -> std::io::Result<Self> {
-        let state = match std::fs::read(file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => State::default(),
-            Err(error) => return Err(error),
-        };
-        Ok(Self { file: file.to_owned(), state: Arc::new(Mutex::new(state)), enqueued: Arc::new(Notify::new()) })
+        read(file)?;
+        Ok(Self { file: file.to_owned(), enqueued: Arc::new(Notify::new()) })
     }
 
-    /// Changes a copy of the state, writes it, and puts it in place. It goes on when the caller goes away, so that what
-    /// is on disk and what is in memory never differ.
-    async fn change<T, E>(&self, change: impl FnOnce(&mut State) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    /// What is stored now.
+    async fn state(&self) -> Result<State, Unavailable> {
+        let file = self.file.clone();
+        let read = tokio::task::spawn_blocking(move || read(&file)).await;
+        read.map_err(unavailable)?.map_err(unavailable)
+    }
+
+    /// Changes what is stored, alone. It goes on when the caller goes away: a blocking task is never cancelled.
+    async fn change<T, E>(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<T, E>, Unavailable>
     where
         T: Send + 'static,
-        E: From<Unavailable> + Send + 'static,
+        E: Send + 'static,
     {
-        let store = self.clone();
-        let changed = tokio::spawn(async move {
-            let mut state = store.state.lock().await;
-            let mut next = state.clone();
-            let outcome = change(&mut next)?;
-            let file = store.file.clone();
-            let written = tokio::task::spawn_blocking(move || write_durably(&file, &next).map(|()| next)).await;
-            *state = written.map_err(unavailable)?.map_err(unavailable)?;
-            Ok(outcome)
+        let file = self.file.clone();
+        let changed = tokio::task::spawn_blocking(move || {
+            let alone = std::fs::File::create(file.with_extension("lock"))?;
+            alone.lock()?;
+            let mut state = read(&file)?;
+            let outcome = change(&mut state);
+            if outcome.is_ok() {
+                write_durably(&file, &state)?;
+            }
+            Ok::<_, std::io::Error>(outcome)
         });
-        changed.await.map_err(unavailable)?
+        changed.await.map_err(unavailable)?.map_err(unavailable)
+    }
+}
+
+fn read(file: &Path) -> std::io::Result<State> {
+    match std::fs::read(file) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(State::default()),
+        Err(error) => Err(error),
     }
 }
 
@@ -95,7 +108,9 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
         Change::RemoveThreepid { user_id, address } => {
             state.threepids.retain(|known| known.user_id != user_id || known.address != address);
         }
-        Change::Enqueue(message) => state.messages.push(Row { message, attempts: 0, lease: None, dead: None }),
+        Change::Enqueue(message) => {
+            state.messages.push(Row { message, attempts: 0, lease: None, dead: None })
+        }
         Change::PutRemoteSession(session) => {
             state.remote_sessions.retain(|known| known.sid != session.sid || known.server != session.server);
             state.remote_sessions.push(session);
@@ -159,40 +174,45 @@ fn spend_challenge(state: &mut State, challenge: &Challenge) -> Result<(), Confl
 #[async_trait]
 impl Store for JsonStore {
     async fn session(&self, sid: &Sid) -> Result<Option<ValidationSession>, Unavailable> {
-        let state = self.state.lock().await;
+        let state = self.state().await?;
         Ok(state.sessions.get(sid.as_str()).cloned().map(ValidationSession::from_record))
     }
 
     async fn current_session(&self, key: KeyedHash) -> Result<Option<ValidationSession>, Unavailable> {
-        let state = self.state.lock().await;
+        let state = self.state().await?;
         let current = state.sessions.values().find(|session| session.current && session.key == key);
         Ok(current.cloned().map(ValidationSession::from_record))
     }
 
     async fn owner(&self, address: &Address) -> Result<Option<UserId>, Unavailable> {
-        let state = self.state.lock().await;
+        let state = self.state().await?;
         Ok(state.threepids.iter().find(|known| known.address == *address).map(|known| known.user_id.clone()))
     }
 
     async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable> {
-        let state = self.state.lock().await;
-        let mut theirs: Vec<_> = state.threepids.iter().filter(|known| known.user_id == *user).cloned().collect();
+        let state = self.state().await?;
+        let mut theirs: Vec<_> =
+            state.threepids.iter().filter(|known| known.user_id == *user).cloned().collect();
         theirs.sort_by(|a, b| (a.added_at, &a.address).cmp(&(b.added_at, &b.address)));
         Ok(theirs)
     }
 
     async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
-        let state = self.state.lock().await;
+        let state = self.state().await?;
         Ok(state.remote_sessions.iter().rev().filter(|known| known.sid == *sid).cloned().collect())
     }
 
-    async fn spent_proof(&self, server: &IdentityServerName, sid: &Sid) -> Result<Option<SpentProof>, Unavailable> {
-        let state = self.state.lock().await;
+    async fn spent_proof(
+        &self,
+        server: &IdentityServerName,
+        sid: &Sid,
+    ) -> Result<Option<SpentProof>, Unavailable> {
+        let state = self.state().await?;
         Ok(state.spent_proofs.iter().find(|known| known.sid == *sid && known.server == *server).cloned())
     }
 
     async fn bindings(&self, user: &UserId, address: &Address) -> Result<Vec<Binding>, Unavailable> {
-        let state = self.state.lock().await;
+        let state = self.state().await?;
         let is_theirs = |known: &&Binding| known.user_id == *user && known.address == *address;
         let mut theirs: Vec<_> = state.bindings.iter().filter(is_theirs).cloned().collect();
         theirs.sort_by(|a, b| a.server.cmp(&b.server));
@@ -200,7 +220,7 @@ impl Store for JsonStore {
     }
 
     async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable> {
-        let state = self.state.lock().await;
+        let state = self.state().await?;
         if state.spent_challenges.iter().any(|spent| spent == session) {
             return Ok(None);
         }
@@ -209,10 +229,9 @@ impl Store for JsonStore {
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
         let enqueues = unit.changes().iter().any(|change| matches!(change, Change::Enqueue(_)));
-        self.change(move |state| {
-            unit.into_changes().into_iter().try_for_each(|change| apply(state, change)).map_err(CommitError::Conflict)
-        })
-        .await?;
+        let applied = self
+            .change(move |state| unit.into_changes().into_iter().try_for_each(|change| apply(state, change)));
+        applied.await?.map_err(CommitError::Conflict)?;
         if enqueues {
             self.enqueued.notify_one();
         }
@@ -233,7 +252,7 @@ impl Outbox for JsonStore {
         lease_id: LeaseId,
         limit: usize,
     ) -> Result<Vec<Claimed>, Unavailable> {
-        self.change(move |state| {
+        let claimed = self.change(move |state| {
             let is_free = |row: &&mut Row| {
                 let is_leased = row.lease.as_ref().is_some_and(|(_, until)| now < *until);
                 row.dead.is_none() && row.message.due_at <= now && !is_leased
@@ -245,9 +264,10 @@ impl Outbox for JsonStore {
                 row.lease = Some((lease_id.clone(), now.plus(lease)));
                 Claimed { message: row.message.clone(), attempt: row.attempts, lease: lease_id.clone() }
             };
-            Ok(due.into_iter().take(limit).map(claim).collect())
-        })
-        .await
+            Ok::<_, std::convert::Infallible>(due.into_iter().take(limit).map(claim).collect())
+        });
+        let Ok(claimed) = claimed.await?;
+        Ok(claimed)
     }
 
     async fn settle(
@@ -258,27 +278,23 @@ impl Outbox for JsonStore {
         settlement: Settlement,
     ) -> Result<bool, Unavailable> {
         let (id, lease_id) = (id.clone(), lease_id.clone());
-        self.change(move |state| {
+        let settled = self.change(move |state| {
             let is_it = |row: &Row| {
                 row.message.id == id && row.lease.as_ref().is_some_and(|(holder, _)| *holder == lease_id)
             };
             let Some(at) = state.messages.iter().position(is_it) else { return Ok(false) };
+            let mut row = state.messages.swap_remove(at);
+            row.lease = None;
             match settlement {
-                Settlement::Sent | Settlement::Expired => {
-                    state.messages.remove(at);
-                }
-                Settlement::Retry { at: due_at, .. } => {
-                    state.messages[at].message.due_at = due_at;
-                    state.messages[at].lease = None;
-                }
-                Settlement::Dead { reason } => {
-                    state.messages[at].dead = Some(reason);
-                    state.messages[at].lease = None;
-                }
+                Settlement::Sent | Settlement::Expired => return Ok(true),
+                Settlement::Retry { at, .. } => row.message.due_at = at,
+                Settlement::Dead { reason } => row.dead = Some(reason),
             }
-            Ok(true)
-        })
-        .await
+            state.messages.push(row);
+            Ok::<_, std::convert::Infallible>(true)
+        });
+        let Ok(settled) = settled.await?;
+        Ok(settled)
     }
 
     async fn woken(&self) {

@@ -5,3 +5,12 @@
 
 pub mod json_store;
 pub mod spool_mailer;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_shows_the_main_that_is_compiled() {
+        let (page, main) = (include_str!("../../../writing-an-adapter.md"), include_str!("main.rs"));
+        assert!(page.contains(&format!("```rust,ignore\n{main}```")), "the page shows another main.rs");
+    }
+}

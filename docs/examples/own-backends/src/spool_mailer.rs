@@ -24,7 +24,7 @@ pub struct SpooledMail {
     pub html: String,
 }
 
-/// Writes each mail to `{message id}.json`. A mail that is sent twice replaces itself.
+/// Writes each mail to a file of its own. A mail that is tried again has the same Message-ID in another file.
 pub struct SpoolMailer {
     folder: PathBuf,
 }
@@ -39,7 +39,7 @@ impl SpoolMailer {
 #[async_trait]
 impl Mailer for SpoolMailer {
     async fn send(&self, mail: Mail) -> Result<(), DeliveryError> {
-        let file = self.folder.join(format!("{}.json", mail.id));
+        let folder = self.folder.clone();
         let spooled = SpooledMail {
             to: format!("{}@{}", mail.to.local(), mail.to.ascii_domain()),
             message_id: format!("{}@spool.example", mail.id),
@@ -48,7 +48,7 @@ impl Mailer for SpoolMailer {
             text: mail.text,
             html: mail.html,
         };
-        let written = tokio::task::spawn_blocking(move || write_durably(&file, &spooled)).await;
+        let written = tokio::task::spawn_blocking(move || spool(&folder, &spooled)).await;
         // A full disk may have room again: whatever fails here is worth another try.
         match written {
             Ok(Ok(())) => Ok(()),
@@ -56,6 +56,16 @@ impl Mailer for SpoolMailer {
             Err(error) => Err(DeliveryError::Transient(error.into())),
         }
     }
+}
+
+/// Writes a new file under a name that nobody has. Whoever looks for `*.json` never finds half a mail.
+fn spool(folder: &Path, mail: &SpooledMail) -> std::io::Result<()> {
+    let name = tempfile::Builder::new().prefix("mail-").suffix(".json").make_in(folder, |path| {
+        if path.exists() { Err(std::io::ErrorKind::AlreadyExists.into()) } else { Ok(path.to_owned()) }
+    })?;
+    write_durably(name.as_file(), mail)?;
+    // The mail stays; only the guard that would remove it goes.
+    name.keep().map(drop).map_err(|error| error.error)
 }
 
 /// Replaces `file` in one step: whoever reads it sees the old content or the new, also after a crash.
@@ -82,7 +92,8 @@ mod tests {
     impl Inbox for Folder {
         async fn arrived(&self) -> Vec<Arrived> {
             let files = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-            let mut files: Vec<_> = files.filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
+            let mut files: Vec<_> =
+                files.filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
             files.sort();
             files.into_iter().filter_map(|(_, path)| read(&path)).collect()
         }
