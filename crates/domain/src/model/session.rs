@@ -131,7 +131,7 @@ pub struct SessionRecord {
     pub revision: u64,
 }
 
-/// The aggregate. See the [module](self) for its states.
+/// The aggregate: pending, validated, consumed or burnt, and the transitions between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidationSession(SessionRecord);
 
