@@ -31,7 +31,7 @@ pub enum Change {
     },
     /// Owe no more what is owed about a binding: unsettled messages of its subject go.
     CancelUnbind(BindingKey),
-    /// Remember a challenge that was passed on.
+    /// Remember a challenge that was passed on; one that is remembered already stays as it is, spent or not.
     PutChallenge(Challenge),
     /// Spend a challenge that is remembered and unspent.
     SpendChallenge(Challenge),

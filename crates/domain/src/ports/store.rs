@@ -20,10 +20,12 @@ use crate::model::{
 ///   before the write; MUST only move `validated_at` where the same account owns it;
 /// - MUST refuse an identity server's proof whose server and sid were spent before ([`Conflict::ProofSpent`]), by a
 ///   unique key;
+/// - MUST keep one session for each identity server and sid, the last one put;
 /// - MUST keep one binding for each account, address and server, the last one put;
 /// - MUST take an address only from the account named with it;
 /// - MUST cancel an owed unbind by its binding, claimed or not, so that no later claim finds it;
-/// - MUST refuse a challenge that is not remembered for its user and sid, or that was spent before
+/// - MUST keep what is first remembered of a challenge: to remember it again, spent or not, changes nothing;
+/// - MUST refuse to spend a challenge that is not remembered for its user and sid, or that was spent before
 ///   ([`Conflict::ChallengeSpent`]);
 /// - MUST make an enqueued message claimable through [`Outbox`](super::Outbox) in the same unit;
 /// - MUST NOT hold anything open between calls, and MUST NOT let a caller that goes away leave half a unit.
@@ -54,7 +56,8 @@ pub trait Store: Send + Sync {
     /// [`Unavailable`] when storage cannot answer now.
     async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable>;
 
-    /// The sessions that identity servers opened under this sid, newest first: two servers may choose the same sid.
+    /// The sessions that identity servers opened under this sid, since two servers may choose the same: newest first;
+    /// those of the same millisecond by server name.
     ///
     /// # Errors
     /// [`Unavailable`] when storage cannot answer now.

@@ -292,7 +292,10 @@ impl Store for MemoryStore {
     async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
         self.available()?;
         let state = lock(&self.state);
-        Ok(state.remote_sessions.iter().rev().filter(|session| session.sid == *sid).cloned().collect())
+        let found = state.remote_sessions.iter().filter(|session| session.sid == *sid);
+        let mut found: Vec<_> = found.cloned().collect();
+        found.sort_by(|a, b| (b.opened_at, &a.server).cmp(&(a.opened_at, &b.server)));
+        Ok(found)
     }
 
     async fn spent_proof(

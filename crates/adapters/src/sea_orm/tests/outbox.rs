@@ -1,11 +1,13 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, EntityTrait};
-use threepid_domain::model::{LeaseId, MessageId, Settlement, UnitOfWork};
+use threepid_domain::model::{
+    BindingKey, IdentityServerName, LeaseId, MessageId, OutboxMessage, Payload, Settlement, UnitOfWork,
+};
 use threepid_domain::ports::{Outbox, Store};
 use tokio::time::timeout;
 
-use super::{NOW, SOON, TestResult, message, open};
+use super::{NOW, SOON, TestResult, email, message, open, user};
 use crate::sea_orm::SeaOrmStore;
 use crate::sea_orm::entities::outbox;
 
@@ -35,6 +37,26 @@ async fn settled_messages_are_kept_with_what_became_of_them() -> TestResult {
         assert_eq!((row.state.as_str(), row.last_error, row.lease_id), (state, error, None));
         assert_eq!(row.settled_at, i64::try_from(NOW.plus(LEASE).as_ms()).ok());
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_settled_unbind_is_kept_when_what_is_owed_about_its_binding_is_cancelled() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    let (user_id, address) = (user("alice")?, email("a@example.org")?);
+    let key = BindingKey { user_id, address, server: IdentityServerName::parse("id.example")? };
+    for id in ["dead", "owed"] {
+        let BindingKey { user_id, address, server } = key.clone();
+        let payload = Payload::Unbind { user_id, address, server };
+        store.commit(UnitOfWork::new().enqueue(OutboxMessage { payload, ..message(id)? })).await?;
+        store.claim(NOW, LEASE, LeaseId::new(id), 1).await?;
+    }
+    let dead = Settlement::Dead { reason: "refused".to_owned() };
+    assert!(store.settle(&MessageId::new("dead"), &LeaseId::new("dead"), NOW, dead).await?);
+    store.commit(UnitOfWork::new().cancel_unbind(key)).await?;
+    assert_eq!(row(&store, "dead").await?.state, "dead");
+    assert!(row(&store, "owed").await.is_err());
     Ok(())
 }
 

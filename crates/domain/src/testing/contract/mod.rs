@@ -149,7 +149,17 @@ macro_rules! store_contract {
                 a_unit_whose_third_change_conflicts_changes_nothing
                 an_empty_unit_is_committed
                 a_message_is_claimable_once_its_unit_is_committed
+                sessions_of_identity_servers_are_listed_newest_first
+                an_identity_servers_proof_is_spent_once
+                there_is_one_binding_for_each_account_address_and_server
+                an_address_is_taken_only_from_the_account_that_is_named
+                an_owed_unbind_is_claimed_whole
+                an_owed_unbind_is_cancelled_by_its_binding_claimed_or_not
+                a_challenge_is_spent_once_by_its_user_for_its_sid
+                a_challenge_that_is_remembered_is_not_passed_on_anew
+                a_unit_about_other_servers_is_whole_or_nothing
                 what_was_committed_is_there_after_a_restart
+                what_is_kept_about_other_servers_is_there_after_a_restart
                 a_commit_that_is_abandoned_is_whole_or_nothing
                 the_check_says_that_it_answers
             ],
@@ -158,6 +168,8 @@ macro_rules! store_contract {
                 one_key_used_twice_at_once_opens_one_session
                 one_sid_used_twice_at_once_opens_one_session
                 one_revision_is_replaced_once
+                an_identity_servers_proof_presented_many_times_at_once_is_spent_once
+                a_challenge_answered_many_times_at_once_is_spent_once
                 units_that_do_not_meet_are_all_committed
                 whoever_reads_after_a_commit_sees_it
             ]

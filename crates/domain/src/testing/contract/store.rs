@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+mod elsewhere;
+
+pub use elsewhere::*;
+
 use super::{Backend, Spawner, race};
 use crate::model::{
     Address, EmailAddress, Generation, IssuedToken, KeyedHash, LeaseId, Lifetimes, Medium, MessageId,

@@ -46,7 +46,12 @@ mod mail_hop {
 #[test]
 fn every_case_of_a_kit_is_run_by_its_macro() {
     let macros = include_str!("mod.rs");
-    for kit in [include_str!("store.rs"), include_str!("outbox.rs"), include_str!("mailer.rs")] {
+    for kit in [
+        include_str!("store.rs"),
+        include_str!("store/elsewhere.rs"),
+        include_str!("outbox.rs"),
+        include_str!("mailer.rs"),
+    ] {
         let cases = kit.lines().filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('));
         let missing: Vec<_> = cases.map(|(name, _)| name).filter(|name| !macros.contains(name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
@@ -68,6 +73,14 @@ enum Flaw {
     LosesMessages,
     /// Lists in the wrong order.
     ListsBackwards,
+    /// Spends a proof or a challenge again.
+    SpendsAgain,
+    /// Looks only whether a challenge is unspent, not whose it is.
+    ForgetsWhoWasAsked,
+    /// Takes an address from whoever owns it.
+    TakesFromAnybody,
+    /// Cancels nothing that is owed.
+    CancelsNothing,
     /// Claims hold nothing.
     LeasesNothing,
     /// Says yes to every settlement.
@@ -201,6 +214,42 @@ impl Store for Broken {
                 let kept = unit.into_changes().into_iter().filter(is_kept).collect();
                 self.inner.commit(kept).await
             }
+            Flaw::SpendsAgain => match self.inner.commit(unit.clone()).await {
+                Err(CommitError::Conflict(Conflict::ProofSpent | Conflict::ChallengeSpent)) => {
+                    let spends =
+                        |change: &Change| matches!(change, Change::SpendProof(_) | Change::SpendChallenge(_));
+                    let rest = unit.into_changes().into_iter().filter(|change| !spends(change)).collect();
+                    self.inner.commit(rest).await
+                }
+                other => other,
+            },
+            Flaw::ForgetsWhoWasAsked => {
+                let mut changes = unit.into_changes();
+                for change in &mut changes {
+                    if let Change::SpendChallenge(challenge) = change
+                        && let Some(known) = self.inner.challenge(&challenge.session).await?
+                    {
+                        *challenge = known;
+                    }
+                }
+                self.inner.commit(changes.into_iter().collect()).await
+            }
+            Flaw::TakesFromAnybody => {
+                let mut changes = unit.into_changes();
+                for change in &mut changes {
+                    if let Change::RemoveThreepid { user_id, address } = change
+                        && let Some(owner) = self.inner.owner(address).await?
+                    {
+                        *user_id = owner;
+                    }
+                }
+                self.inner.commit(changes.into_iter().collect()).await
+            }
+            Flaw::CancelsNothing => {
+                let is_kept = |change: &Change| !matches!(change, Change::CancelUnbind(_));
+                let kept = unit.into_changes().into_iter().filter(is_kept).collect();
+                self.inner.commit(kept).await
+            }
             _ => self.inner.commit(unit).await,
         }
     }
@@ -294,6 +343,33 @@ async fn a_store_that_commits_changes_one_by_one_is_caught() {
 async fn a_store_that_loses_messages_or_order_is_caught() {
     assert!(catches!(store_kit::a_message_is_claimable_once_its_unit_is_committed, Flaw::LosesMessages));
     assert!(catches!(store_kit::threepids_are_listed_oldest_first_then_by_address, Flaw::ListsBackwards));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_believes_twice_or_the_wrong_one_is_caught() {
+    let flaw = Flaw::SpendsAgain;
+    assert!(catches!(store_kit::an_identity_servers_proof_is_spent_once, flaw));
+    assert!(catches!(
+        store_kit::an_identity_servers_proof_presented_many_times_at_once_is_spent_once,
+        flaw,
+        spawn
+    ));
+    assert!(catches!(store_kit::a_challenge_answered_many_times_at_once_is_spent_once, flaw, spawn));
+    assert!(catches!(store_kit::a_challenge_that_is_remembered_is_not_passed_on_anew, flaw));
+    assert!(catches!(store_kit::a_challenge_is_spent_once_by_its_user_for_its_sid, Flaw::ForgetsWhoWasAsked));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_removes_too_much_or_too_little_is_caught() {
+    let flaw = Flaw::TakesFromAnybody;
+    assert!(catches!(store_kit::an_address_is_taken_only_from_the_account_that_is_named, flaw));
+    let flaw = Flaw::CancelsNothing;
+    assert!(catches!(store_kit::an_owed_unbind_is_cancelled_by_its_binding_claimed_or_not, flaw));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_that_lets_half_a_unit_about_other_servers_through_is_caught() {
+    assert!(catches!(store_kit::a_unit_about_other_servers_is_whole_or_nothing, Flaw::CommitsOneByOne));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
