@@ -138,7 +138,7 @@ pub enum Validation {
 }
 
 /// A session that an identity server opened at our request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteSession {
     /// Where.
     pub server: IdentityServerName,
@@ -151,7 +151,7 @@ pub struct RemoteSession {
 }
 
 /// An identity server's proof that was spent here. Server and sid are unique together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpentProof {
     /// Whose word it was.
     pub server: IdentityServerName,
@@ -169,7 +169,7 @@ pub struct SpentProof {
 
 /// That an account's address is published at an identity server, or may be. Account, address and server are unique
 /// together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// The account it is published for.
     pub user_id: UserId,
@@ -195,7 +195,7 @@ impl Binding {
 }
 
 /// How far a binding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BindingState {
     /// It was about to be asked for: the server may know it or not.
     Pending,

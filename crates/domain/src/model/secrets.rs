@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 /// Whether `text` is 1 to 255 characters of `[0-9a-zA-Z.=_-]`, the grammar that the identity service gives to
@@ -99,8 +100,10 @@ impl IdAccessToken {
     }
 }
 
-/// A hash under the server's key: it finds a thing again without telling what the thing is.
-#[derive(Clone, Copy)]
+/// A hash under the server's key: it finds a thing again without telling what the thing is. It is stored as
+/// hexadecimal digits.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct KeyedHash([u8; 32]);
 
 impl KeyedHash {
@@ -129,6 +132,20 @@ impl KeyedHash {
             *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
         }
         Some(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for KeyedHash {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        Self::from_hex(&text).ok_or("not 64 hexadecimal digits")
+    }
+}
+
+impl From<KeyedHash> for String {
+    fn from(hash: KeyedHash) -> Self {
+        hash.to_hex()
     }
 }
 

@@ -109,7 +109,7 @@ pub enum SessionState {
 }
 
 /// A session as storage sees it: every field, none of them secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// The session's identifier, unique over all sessions.
     pub sid: Sid,
@@ -131,7 +131,7 @@ pub struct SessionRecord {
     pub revision: u64,
 }
 
-/// The aggregate. See the [module](self) for its states.
+/// The aggregate: pending, validated, consumed or burnt, and the transitions between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidationSession(SessionRecord);
 
