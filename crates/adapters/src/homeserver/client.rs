@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
-use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
+use hyper::{Method, Request, Response, Uri, body::Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,12 +19,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
-use threepid_domain::ports::{Credentials, Unavailable, WhoseTokenError};
+use threepid_domain::ports::{Credentials, Unavailable};
 use url::Url;
 
+use super::answer::Answer;
 use super::{HomeserverSettings, PORT};
 
-/// More is no answer to this question.
+/// More is no answer to any of our questions.
 const LARGEST_BODY: usize = 64 * 1024;
 
 /// Shorter than what common servers wait before they close an idle connection.
@@ -52,17 +55,51 @@ pub enum InvalidHomeserver {
     Tls(String),
 }
 
-/// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    /// In seconds, where it is said so.
-    pub(super) retry_after: Option<u64>,
-    pub(super) body: Bytes,
+/// Why nothing was asked, or not answered.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// What cannot stand in a header is nobody's token.
+    NobodysToken,
+    Unavailable(Unavailable),
 }
 
+impl From<Unavailable> for NoAnswer {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+/// Whether a request may be sent again where nobody knows whether it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// Asking changes nothing.
+    Safe,
+    /// The homeserver counts wrong answers, and some answers are good once.
+    Unsafe,
+}
+
+/// One question.
+pub(super) struct Question {
+    pub(super) method: Method,
+    /// Below the base URL.
+    pub(super) path: &'static str,
+    /// JSON; empty for none.
+    pub(super) body: Bytes,
+    pub(super) repeat: Repeat,
+}
+
+impl Question {
+    /// A question that is all in its path.
+    pub(super) fn get(path: &'static str) -> Self {
+        Self { method: Method::GET, path, body: Bytes::new(), repeat: Repeat::Safe }
+    }
+}
+
+/// Asks the homeserver, each time as the client whose credentials are given.
+#[derive(Clone)]
 pub(super) struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    whoami: Url,
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    base_url: Url,
     timeout: Duration,
 }
 
@@ -71,6 +108,7 @@ impl Client {
         if settings.timeout.is_zero() {
             return Err(InvalidHomeserver::Timeout);
         }
+        let base_url = checked(&settings.base_url)?;
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -83,61 +121,75 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(LONGEST_IDLE)
             .build(connector);
-        Ok(Self { pool, whoami: whoami(&settings.base_url)?, timeout: settings.timeout })
+        Ok(Self { pool, base_url, timeout: settings.timeout })
     }
 
-    pub(super) async fn whoami(&self, credentials: &Credentials) -> Result<Answer, WhoseTokenError> {
-        let request = self.request(credentials)?;
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+    pub(super) async fn ask(&self, question: Question, asker: &Credentials) -> Result<Answer, NoAnswer> {
+        let repeat = question.repeat;
+        let request = self.request(question, asker)?;
+        match tokio::time::timeout(self.timeout, self.exchange(request, repeat)).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(unavailable("no answer in time").into()),
         }
     }
 
-    fn request(&self, credentials: &Credentials) -> Result<Request<Empty<Bytes>>, WhoseTokenError> {
-        // What cannot stand in a header is nobody's token.
-        let bearer = HeaderValue::try_from(format!("Bearer {}", credentials.access_token.expose()));
-        let mut bearer = bearer.map_err(|_| WhoseTokenError::Unknown)?;
+    fn request(&self, question: Question, asker: &Credentials) -> Result<Request<Full<Bytes>>, NoAnswer> {
+        let bearer = HeaderValue::try_from(format!("Bearer {}", asker.access_token.expose()));
+        let mut bearer = bearer.map_err(|_| NoAnswer::NobodysToken)?;
         bearer.set_sensitive(true);
-        let mut url = self.whoami.clone();
-        if let Some(user_id) = &credentials.user_id {
+        let mut url = self.base_url.clone();
+        url.set_path(&format!("{}{}", url.path().trim_end_matches('/'), question.path));
+        if let Some(user_id) = &asker.user_id {
             url.query_pairs_mut().append_pair("user_id", user_id.as_str());
         }
         let uri = Uri::try_from(url.as_str()).map_err(|_| unavailable("its address cannot be asked"))?;
-        let mut request = Request::new(Empty::new());
+        let has_body = !question.body.is_empty();
+        let mut request = Request::new(Full::new(question.body));
+        *request.method_mut() = question.method;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, bearer);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("threepid/", env!("CARGO_PKG_VERSION"))));
-        if let Some(client) = credentials.client_ip {
+        if has_body {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if let Some(client) = asker.client_ip {
             let client = HeaderValue::try_from(client.to_canonical().to_string());
             headers.insert(FORWARDED_FOR, client.map_err(|_| unavailable("the client's address"))?);
         }
         Ok(request)
     }
 
-    async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Answer, Unavailable> {
-        let response = self.send(request).await?;
+    async fn exchange(&self, request: Request<Full<Bytes>>, repeat: Repeat) -> Result<Answer, Unavailable> {
+        let response = self.send(request, repeat).await?;
         let status = response.status();
-        let retry_after = response.headers().get(RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = text(response.headers(), RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+        let content_type = text(response.headers(), CONTENT_TYPE);
         let body = Limited::new(response.into_body(), LARGEST_BODY).collect().await;
         let body = body.map_err(|error| unavailable(&chain(&*error)))?.to_bytes();
-        Ok(Answer { status, retry_after, body })
+        Ok(Answer { status, retry_after, content_type, body })
     }
 
-    /// Sends it, and once more where a connection that had been kept turned out to be closed: asking changes nothing.
-    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Unavailable> {
+    /// Sends it, and perhaps once more where a connection that had been kept turned out to be closed.
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        repeat: Repeat,
+    ) -> Result<Response<Incoming>, Unavailable> {
         match self.pool.request(request.clone()).await {
-            Err(error) if !error.is_connect() => self.pool.request(request).await,
+            Err(error) if repeat == Repeat::Safe && !error.is_connect() => self.pool.request(request).await,
             sent => sent,
         }
         .map_err(|error| unavailable(&chain(&error)))
     }
 }
 
-fn whoami(base_url: &Url) -> Result<Url, InvalidHomeserver> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+fn checked(base_url: &Url) -> Result<Url, InvalidHomeserver> {
     let is_plain = matches!(base_url.scheme(), "http" | "https")
         && base_url.has_host()
         && base_url.username().is_empty()
@@ -147,9 +199,7 @@ fn whoami(base_url: &Url) -> Result<Url, InvalidHomeserver> {
     if !is_plain {
         return Err(InvalidHomeserver::BaseUrl);
     }
-    let mut url = base_url.clone();
-    url.set_path(&format!("{}/_matrix/client/v3/account/whoami", base_url.path().trim_end_matches('/')));
-    Ok(url)
+    Ok(base_url.clone())
 }
 
 fn tls(settings: &HomeserverSettings) -> Result<ClientConfig, InvalidHomeserver> {

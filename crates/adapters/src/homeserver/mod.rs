@@ -1,32 +1,31 @@
-//! Whose token is this? The homeserver knows: [`GET /account/whoami`] with the caller's own token.
+//! The homeserver, asked as its own client would ask, with the client's own token.
 //!
-//! | the homeserver answers | it means |
-//! |---|---|
-//! | 200 with a valid `user_id` | that account; remembered for a short while, for reading only |
-//! | 401 or 403 with an `errcode` | refused; passed on whole, what was remembered is forgotten |
-//! | 429 | passed on |
-//! | anything else: 5xx, HTML, too big, a redirect, 200 without an account, nothing in time | unavailable |
+//! ```text
+//! Homeserver ──▶ HomeserverTokens             AccessTokens            GET  account/whoami
+//!            ├─▶ HomeserverReauthentication   Reauthentication        POST delete_devices
+//!            └─▶ HomeserverAbilities          HomeserverCapabilities  GET  capabilities
+//! ```
 //!
-//! A 401, 403 or 404 without an `errcode` comes from a proxy in between and says nothing about the token; passed on, it
-//! would sign people out. Redirects are not followed: a token goes to the homeserver and nowhere else.
-//!
-//! [`GET /account/whoami`]: https://spec.matrix.org/v1.18/client-server-api/#get_matrixclientv3accountwhoami
+//! Every exchange is bounded in time and size. Redirects are not followed: a token goes to the homeserver and nowhere
+//! else. What a proxy in between says (a 401, 403 or 404 without an `errcode`, HTML) is never taken for the homeserver's
+//! word.
 
+mod abilities;
+mod answer;
 mod client;
+mod reauthentication;
+mod tokens;
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use hyper::StatusCode;
-use moka::future::Cache;
-use ring::digest::{SHA256, digest};
-use serde_json::{Map, Value};
-use threepid_domain::model::{AccessToken, Caller, DeviceId, RemoteRefusal, UserId};
-use threepid_domain::ports::{AccessTokens, Credentials, Freshness, Unavailable, WhoseTokenError};
+use threepid_domain::model::{DeviceId, Sid, UserId};
 use url::Url;
 
+pub use abilities::HomeserverAbilities;
+use client::Client;
 pub use client::InvalidHomeserver;
-use client::{Answer, Client};
+pub use reauthentication::HomeserverReauthentication;
+pub use tokens::HomeserverTokens;
 
 /// What an error calls this port.
 const PORT: &str = "homeserver";
@@ -59,126 +58,48 @@ impl HomeserverSettings {
     }
 }
 
-/// [`AccessTokens`] that asks the homeserver.
-pub struct HomeserverTokens {
+/// The way to one homeserver, which its adapters share.
+#[derive(Clone)]
+pub struct Homeserver {
     client: Client,
-    /// Good answers, by the hash of their token. Those to application services are not kept: they depend on more than
-    /// the token, and one refusal could not end them all.
-    remembered: Option<Cache<[u8; 32], Caller>>,
+    remember: Duration,
+    remember_at_most: u64,
 }
 
-impl HomeserverTokens {
+impl Homeserver {
     /// Reads the settings; nothing is asked yet.
     ///
     /// # Errors
     /// [`InvalidHomeserver`].
     pub fn new(settings: &HomeserverSettings) -> Result<Self, InvalidHomeserver> {
-        let cache =
-            Cache::builder().max_capacity(settings.remember_at_most).time_to_live(settings.remember).build();
-        let remembered = (!settings.remember.is_zero()).then_some(cache);
-        Ok(Self { client: Client::new(settings)?, remembered })
+        let client = Client::new(settings)?;
+        Ok(Self { client, remember: settings.remember, remember_at_most: settings.remember_at_most })
     }
 
-    async fn recall(&self, key: &[u8; 32]) -> Option<Caller> {
-        self.remembered.as_ref()?.get(key).await
+    /// Knows whose tokens are.
+    pub fn tokens(&self) -> HomeserverTokens {
+        HomeserverTokens::new(self.client.clone(), self.remember, self.remember_at_most)
     }
 
-    async fn remember(&self, key: [u8; 32], caller: &Caller) {
-        if let Some(remembered) = &self.remembered {
-            remembered.insert(key, caller.clone()).await;
-        }
+    /// Asks users again who they are. `probe` names a device that cannot exist: the same for a user and sid, and with at
+    /// least 128 bits that nobody can guess.
+    pub fn reauthentication(
+        &self,
+        probe: impl Fn(&UserId, &Sid) -> DeviceId + Send + Sync + 'static,
+    ) -> HomeserverReauthentication {
+        HomeserverReauthentication::new(self.client.clone(), probe)
     }
 
-    async fn forget(&self, key: &[u8; 32]) {
-        if let Some(remembered) = &self.remembered {
-            remembered.invalidate(key).await;
-        }
+    /// Knows what the homeserver can do.
+    pub fn abilities(&self) -> HomeserverAbilities {
+        HomeserverAbilities::new(self.client.clone())
     }
 }
 
-impl std::fmt::Debug for HomeserverTokens {
+impl std::fmt::Debug for Homeserver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("HomeserverTokens")
+        f.write_str("Homeserver")
     }
-}
-
-#[async_trait]
-impl AccessTokens for HomeserverTokens {
-    async fn whose(&self, credentials: Credentials, freshness: Freshness) -> Result<Caller, WhoseTokenError> {
-        let key = hash(&credentials.access_token);
-        let is_memorable = credentials.user_id.is_none();
-        if is_memorable
-            && freshness == Freshness::ForReading
-            && let Some(caller) = self.recall(&key).await
-        {
-            return Ok(caller);
-        }
-        let answer = self.client.whoami(&credentials).await?;
-        let judged = judge(answer);
-        match &judged {
-            Ok(caller) if is_memorable => self.remember(key, caller).await,
-            Err(WhoseTokenError::Refused(refusal)) if refusal.status != TOO_MANY_REQUESTS => {
-                self.forget(&key).await;
-            }
-            _ => {}
-        }
-        judged
-    }
-}
-
-const TOO_MANY_REQUESTS: u16 = StatusCode::TOO_MANY_REQUESTS.as_u16();
-
-/// So that memory holds no token.
-fn hash(token: &AccessToken) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, token.expose().as_bytes()).as_ref());
-    bytes
-}
-
-fn judge(answer: Answer) -> Result<Caller, WhoseTokenError> {
-    let Answer { status, retry_after, body } = answer;
-    let object = match serde_json::from_slice(&body) {
-        Ok(Value::Object(object)) => Some(object),
-        _ => None,
-    };
-    let is_matrix_error =
-        object.as_ref().is_some_and(|body| body.get("errcode").is_some_and(Value::is_string));
-    match (status, object) {
-        (StatusCode::OK, Some(object)) => caller(&object).ok_or_else(|| strange(status, "tells no account")),
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS, Some(body))
-            if is_matrix_error =>
-        {
-            Err(WhoseTokenError::Refused(RemoteRefusal { status: status.as_u16(), body }))
-        }
-        (StatusCode::TOO_MANY_REQUESTS, _) => Err(WhoseTokenError::Refused(slow_down(retry_after))),
-        _ => Err(strange(status, "is no Matrix answer to this question")),
-    }
-}
-
-fn caller(object: &Map<String, Value>) -> Option<Caller> {
-    let user_id = UserId::parse(object.get("user_id")?.as_str()?).ok()?;
-    let device_id = object.get("device_id").and_then(Value::as_str).map(|id| DeviceId(id.to_owned()));
-    // Who might be a guest is not taken for a member.
-    let is_guest = match object.get("is_guest") {
-        None | Some(Value::Null) => false,
-        Some(flag) => flag.as_bool()?,
-    };
-    Some(Caller { user_id, device_id, is_guest })
-}
-
-/// What a proxy's 429 says, in the words of Matrix.
-fn slow_down(retry_after: Option<u64>) -> RemoteRefusal {
-    let mut body = Map::new();
-    body.insert("errcode".to_owned(), "M_LIMIT_EXCEEDED".into());
-    body.insert("error".to_owned(), "Too many requests".into());
-    if let Some(seconds) = retry_after {
-        body.insert("retry_after_ms".to_owned(), seconds.saturating_mul(1000).into());
-    }
-    RemoteRefusal { status: TOO_MANY_REQUESTS, body }
-}
-
-fn strange(status: StatusCode, what: &str) -> WhoseTokenError {
-    Unavailable::new(PORT, format!("its answer with status {} {what}", status.as_u16())).into()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use threepid_domain::model::{
-    AccessToken, Address, ClientSecret, Generation, KeyedHash, LeaseId, MessageId, Sid, Token,
+    AccessToken, Address, ClientSecret, DeviceId, Generation, KeyedHash, LeaseId, MessageId, Sid, Token,
+    UserId,
 };
 use threepid_domain::ports::Secrets;
 
@@ -18,6 +19,7 @@ pub struct RingSecrets {
     sessions: hmac::Key,
     addresses: hmac::Key,
     access_tokens: hmac::Key,
+    probes: hmac::Key,
 }
 
 impl RingSecrets {
@@ -29,6 +31,7 @@ impl RingSecrets {
             sessions: key.key_for("session"),
             addresses: key.key_for("address"),
             access_tokens: key.key_for("access-token"),
+            probes: key.key_for("probe-device"),
         }
     }
 
@@ -40,6 +43,22 @@ impl RingSecrets {
     /// What a local account's access token is kept as.
     pub fn access_token_hash(&self, token: &AccessToken) -> KeyedHash {
         hash(&self.access_tokens, &[token.expose().as_bytes()])
+    }
+
+    /// A device that cannot exist: 128 bits that nobody can guess, the same for a user and session.
+    pub fn probe_device_id(&self, user: &UserId, sid: &Sid) -> DeviceId {
+        let tag = hash(&self.probes, &[user.as_str().as_bytes(), sid.as_str().as_bytes()]);
+        DeviceId(format!("threepid-{}", hex(tag.as_bytes().get(..16).unwrap_or_default())))
+    }
+
+    /// A new challenge's session, for those that this server asks itself: 128 random bits.
+    pub fn new_challenge_session(&self) -> String {
+        self.new_id()
+    }
+
+    /// A salt for a password: 128 random bits.
+    pub fn new_salt(&self) -> [u8; 16] {
+        random(&self.random)
     }
 
     fn new_id(&self) -> String {
@@ -152,6 +171,21 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_is_stable_for_user_and_session_and_differs_for_every_other() {
+        let (alice, bob) = (UserId::parse("@alice:b").unwrap(), UserId::parse("@bob:b").unwrap());
+        let probe = |secrets: &RingSecrets, user, sid| secrets.probe_device_id(user, &Sid::new(sid));
+        let first = probe(&secrets(), &alice, "s1");
+        assert_eq!(first, probe(&secrets(), &alice, "s1"));
+        assert!(first.0.len() == "threepid-".len() + 32);
+        let other = RingSecrets::new(&ServerKey::generate());
+        for another in
+            [probe(&secrets(), &bob, "s1"), probe(&secrets(), &alice, "s2"), probe(&other, &alice, "s1")]
+        {
+            assert_ne!(first, another);
+        }
+    }
+
+    #[test]
     fn another_key_derives_something_else() {
         let other = RingSecrets::new(&ServerKey::generate());
         let (sid, alice) = (Sid::new("s1"), email("alice@example.org"));
@@ -162,7 +196,8 @@ mod tests {
     #[test]
     fn purposes_share_no_derivation() {
         let secrets = secrets();
-        let keys = [&secrets.tokens, &secrets.sessions, &secrets.addresses, &secrets.access_tokens];
+        let keys =
+            [&secrets.tokens, &secrets.sessions, &secrets.addresses, &secrets.access_tokens, &secrets.probes];
         let hashes: HashSet<String> = keys.iter().map(|key| hash(key, &[b"same"]).to_hex()).collect();
         assert_eq!(hashes.len(), keys.len());
     }

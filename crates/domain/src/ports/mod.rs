@@ -5,6 +5,7 @@
 //! in the contract kits (feature `testing`).
 
 mod access_tokens;
+mod capabilities;
 mod clock;
 mod identity_server;
 mod mailer;
@@ -16,6 +17,7 @@ mod store;
 mod templates;
 
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
+pub use capabilities::{AnswerAsWritten, HomeserverCapabilities};
 pub use clock::Clock;
 pub use identity_server::{
     IdentityServer, IdentityServerError, NoIdentityServers, OpenedRemotely, RemoteCredentials,
@@ -33,9 +35,10 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 
 #[cfg(feature = "mocks")]
 pub use self::{
-    access_tokens::MockAccessTokens, clock::MockClock, identity_server::MockIdentityServer,
-    mailer::MockMailer, outbox::MockOutbox, rate_limiter::MockRateLimiter,
-    reauthentication::MockReauthentication, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
+    access_tokens::MockAccessTokens, capabilities::MockHomeserverCapabilities, clock::MockClock,
+    identity_server::MockIdentityServer, mailer::MockMailer, outbox::MockOutbox,
+    rate_limiter::MockRateLimiter, reauthentication::MockReauthentication, secrets::MockSecrets,
+    store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.
