@@ -45,6 +45,8 @@ pub struct LimitSettings {
     pub request_token_per_client: Rate,
     /// For [`Limit::RequestTokenPerAddress`].
     pub request_token_per_address: Rate,
+    /// For [`Limit::PasswordPerAccount`]. Default 0.17 a second, 3 at once.
+    pub password_per_account: Rate,
     /// How many subjects each limit remembers, about 150 bytes each; at least 2. Default 100 000.
     pub max_subjects: usize,
 }
@@ -54,6 +56,7 @@ impl Default for LimitSettings {
         Self {
             request_token_per_client: Rate::default(),
             request_token_per_address: Rate::default(),
+            password_per_account: Rate { per_second: 0.17, burst: 3 },
             max_subjects: 100_000,
         }
     }
@@ -102,6 +105,7 @@ struct Limits<C: Clock> {
     clock: C,
     per_client: Buckets<C>,
     per_address: Buckets<C>,
+    passwords: Buckets<C>,
 }
 
 impl<C: Clock + Clone> Limits<C> {
@@ -116,6 +120,7 @@ impl<C: Clock + Clone> Limits<C> {
         Ok(Self {
             per_client: buckets(settings.request_token_per_client, "request_token_per_client")?,
             per_address: buckets(settings.request_token_per_address, "request_token_per_address")?,
+            passwords: buckets(settings.password_per_account, "password_per_account")?,
             clock,
         })
     }
@@ -124,6 +129,7 @@ impl<C: Clock + Clone> Limits<C> {
         let taken = match limit {
             Limit::RequestTokenPerClient => self.per_client.check_key(&network(subject)),
             Limit::RequestTokenPerAddress => self.per_address.check_key(&subject),
+            Limit::PasswordPerAccount => self.passwords.check_key(&subject),
         };
         match taken {
             Ok(()) => Verdict::Allowed,
@@ -212,6 +218,19 @@ mod tests {
         assert_eq!(by_client(&limits, "192.0.2.2"), Verdict::Allowed);
         assert_eq!(limits.take(Limit::RequestTokenPerAddress, "192.0.2.1".to_owned()), Verdict::Allowed);
         assert_ne!(by_client(&limits, "192.0.2.1"), Verdict::Allowed);
+    }
+
+    #[test]
+    fn three_passwords_are_tried_at_once_and_then_one_in_six_seconds() {
+        let (limits, clock) = limits(Rate::default(), 10);
+        let tried = || limits.take(Limit::PasswordPerAccount, "@alice:example.org".to_owned());
+        for _ in 0..3 {
+            assert_eq!(tried(), Verdict::Allowed);
+        }
+        let Verdict::RetryAfter(wait) = tried() else { unreachable!("the fourth is refused") };
+        assert_eq!(wait.as_secs(), 5);
+        clock.advance(wait);
+        assert_eq!(tried(), Verdict::Allowed);
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! Accounts of our own, for the demo, tests and embedders that have no homeserver to ask.
 //!
-//! An access token is made by the caller and kept as its keyed hash alone.
+//! An access token is made by the caller and kept as its keyed hash alone; a password is kept as its Argon2 hash.
 
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::{OnConflict, Order};
-use sea_orm::{DbErr, EntityTrait, QueryOrder};
+use sea_orm::sea_query::{Expr, OnConflict, Order};
+use sea_orm::{ColumnTrait as _, DbErr, EntityTrait, QueryFilter as _, QueryOrder};
 use threepid_domain::model::{AccessToken, Caller, DeviceId, KeyedHash, UserId};
 use threepid_domain::ports::{AccessTokens, Clock, Credentials, Freshness, Unavailable, WhoseTokenError};
 
 use super::connection::Database;
 use super::entities::{account, account_token, ms};
 use super::error::{StorageError, unavailable};
+use super::passwords::Passwords;
 
 const PORT: &str = "local accounts";
 
@@ -24,6 +25,7 @@ pub struct LocalAccounts {
     database: Database,
     clock: Arc<dyn Clock>,
     hash: Arc<dyn Fn(&AccessToken) -> KeyedHash + Send + Sync>,
+    passwords: Passwords,
 }
 
 impl fmt::Debug for LocalAccounts {
@@ -46,6 +48,20 @@ pub enum IssueTokenError {
     Unavailable(#[from] Unavailable),
 }
 
+/// A password that was not set.
+#[derive(Debug, thiserror::Error)]
+pub enum SetPasswordError {
+    /// No account has this user ID.
+    #[error("there is no account {0}: add it first")]
+    NoSuchAccount(UserId),
+    /// Whoever answers nothing would be right.
+    #[error("the password is empty")]
+    Empty,
+    /// Storage cannot answer now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 impl LocalAccounts {
     /// The accounts in a migrated database. `hash` is the keyed hash of an access token, under the server's key.
     pub fn new(
@@ -53,7 +69,7 @@ impl LocalAccounts {
         clock: Arc<dyn Clock>,
         hash: impl Fn(&AccessToken) -> KeyedHash + Send + Sync + 'static,
     ) -> Self {
-        Self { database, clock, hash: Arc::new(hash) }
+        Self { database, clock, hash: Arc::new(hash), passwords: Passwords::new() }
     }
 
     /// Adds an account. `false` when it was there already; it stays what it was.
@@ -77,6 +93,7 @@ impl LocalAccounts {
             user_id: Set(user.as_str().to_owned()),
             is_guest: Set(is_guest),
             created_at: Set(ms(self.clock.now())),
+            password_hash: Set(None),
         };
         let inserted = account::Entity::insert(row)
             .on_conflict(OnConflict::new().do_nothing().to_owned())
@@ -113,6 +130,39 @@ impl LocalAccounts {
             .await
             .map_err(down)?;
         if inserted > 0 { Ok(()) } else { Err(IssueTokenError::Taken) }
+    }
+
+    /// Gives an account this password, in place of one that it has. `salt` is 128 random bits.
+    ///
+    /// # Errors
+    /// [`SetPasswordError`].
+    pub async fn set_password(
+        &self,
+        user: &UserId,
+        password: &str,
+        salt: [u8; 16],
+    ) -> Result<(), SetPasswordError> {
+        if password.is_empty() {
+            return Err(SetPasswordError::Empty);
+        }
+        let hash = self.passwords.hash(password.to_owned(), salt).await?;
+        let updated = account::Entity::update_many()
+            .col_expr(account::Column::PasswordHash, Expr::value(hash))
+            .filter(account::Column::UserId.eq(user.as_str()))
+            .exec(self.database.writer())
+            .await
+            .map_err(down)?;
+        if updated.rows_affected > 0 { Ok(()) } else { Err(SetPasswordError::NoSuchAccount(user.clone())) }
+    }
+
+    pub(super) fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    /// The hash of an account's password; `None` where there is no account, or none with a password.
+    pub(super) async fn password_hash(&self, user: &UserId) -> Result<Option<String>, Unavailable> {
+        let account = account::Entity::find_by_id(user.as_str()).one(self.database.reader()).await;
+        Ok(account.map_err(down)?.and_then(|account| account.password_hash))
     }
 
     /// Every account, by user ID.

@@ -4,6 +4,7 @@
 //! Database ──connect, migrate, claim_key──▶ one writer, some readers
 //!    ├── SeaOrmStore     the ports Store and Outbox
 //!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
+//!        └── LocalReauthentication   the port Reauthentication, by their passwords
 //! ```
 //!
 //! A unit of work is one transaction, which is finished whether or not its caller waits. Unique keys decide who came
@@ -16,15 +17,18 @@ mod entities;
 mod error;
 mod migrations;
 mod outbox;
+mod passwords;
+mod reauthentication;
 mod server_key;
 mod sqlite;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use accounts::{IssueTokenError, LocalAccounts};
+pub use accounts::{IssueTokenError, LocalAccounts, SetPasswordError};
 pub use connection::{ConnectSettings, Database};
 pub use error::ConnectError;
+pub use reauthentication::LocalReauthentication;
 pub use server_key::ClaimKeyError;
 pub use store::SeaOrmStore;
 

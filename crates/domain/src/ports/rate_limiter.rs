@@ -13,6 +13,8 @@ pub enum Limit {
     RequestTokenPerClient,
     /// Requests for a token to one threepid.
     RequestTokenPerAddress,
+    /// Passwords tried for one account, right ones included.
+    PasswordPerAccount,
 }
 
 /// Whether it may be done now.
@@ -31,7 +33,7 @@ pub enum Verdict {
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait RateLimiter: Send + Sync {
-    /// Counts one act of `subject`: a client address's text, or a keyed hash in hexadecimal.
+    /// Counts one act of `subject`: a client address's text, a keyed hash in hexadecimal, or a user ID.
     ///
     /// # Errors
     /// [`Unavailable`] when it cannot count now.

@@ -11,6 +11,8 @@ pub struct Model {
     pub user_id: String,
     pub is_guest: bool,
     pub created_at: i64,
+    /// An Argon2 hash as a PHC string.
+    pub password_hash: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -5,6 +5,7 @@
 
 mod m0001_first_thread;
 mod m0002_identity_servers;
+mod m0003_passwords;
 
 use sea_orm::DynIden;
 use sea_orm::sea_query::{Index, IndexCreateStatement, IntoIden};
@@ -18,7 +19,11 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first_thread::Step), Box::new(m0002_identity_servers::Step)]
+        vec![
+            Box::new(m0001_first_thread::Step),
+            Box::new(m0002_identity_servers::Step),
+            Box::new(m0003_passwords::Step),
+        ]
     }
 
     fn migration_table_name() -> DynIden {

@@ -4,6 +4,7 @@ mod accounts;
 mod connect;
 mod contract;
 mod outbox;
+mod reauthentication;
 mod store;
 
 use std::time::Duration;
