@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use threepid_domain::ports::{
-    AccessTokens, Clock, IdentityServer, Mailer, NoIdentityServers, Outbox, RateLimiter, Reauthentication,
-    Secrets, Store, Templates,
+    AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, NoIdentityServers, Outbox,
+    RateLimiter, Reauthentication, Secrets, Store, Templates,
 };
 use threepid_domain::use_cases::{
     ConfirmLinks, Contacts, ContactsPorts, Policy, Relay, RelayPorts, RetryPolicy,
@@ -30,6 +30,7 @@ pub struct Builder {
     secrets: Option<Arc<dyn Secrets>>,
     identity_servers: Option<Arc<dyn IdentityServer>>,
     reauthentication: Option<Arc<dyn Reauthentication>>,
+    capabilities: Option<Arc<dyn HomeserverCapabilities>>,
     policy: Policy,
     retry: RetryPolicy,
     http: HttpSettings,
@@ -63,6 +64,7 @@ impl Builder {
             secrets: None,
             identity_servers: None,
             reauthentication: None,
+            capabilities: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             http: HttpSettings::default(),
@@ -138,6 +140,14 @@ impl Builder {
     #[must_use]
     pub fn reauthentication(mut self, reauthentication: Arc<dyn Reauthentication>) -> Self {
         self.reauthentication = Some(reauthentication);
+        self
+    }
+
+    /// What knows the homeserver's capabilities, which `GET /capabilities` passes on. Without it the answer is this
+    /// server's own.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: Arc<dyn HomeserverCapabilities>) -> Self {
+        self.capabilities = Some(capabilities);
         self
     }
 
@@ -233,7 +243,16 @@ impl Builder {
             reauthentication: self.reauthentication,
         };
         let contacts = Contacts::new(ports, policy);
-        let api = Api::new(contacts, store, access_tokens, templates, links, self.http, &request_ids);
+        let api = Api::new(
+            contacts,
+            store,
+            access_tokens,
+            self.capabilities,
+            templates,
+            links,
+            self.http,
+            &request_ids,
+        );
         Ok(App { api, worker })
     }
 }
@@ -258,7 +277,7 @@ pub struct App {
 impl App {
     /// The routes alone, for a server that has its own fallback, CORS headers, panic catcher and logs.
     ///
-    /// It serves `/_matrix/client/{r0,v3}/account/3pid…`, `/_threepid/…` and `/health/…`. A client's address is read
+    /// It serves `/_matrix/client/{r0,v3}/account/3pid…`, `/_matrix/client/{r0,v3}/capabilities`, `/_threepid/…` and `/health/…`. A client's address is read
     /// from [`axum::extract::ConnectInfo`] of a [`std::net::SocketAddr`], so give it to the router's make-service.
     pub fn router(&self) -> Router {
         http::router(&self.api)

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use threepid_adapters::homeserver::{HomeserverSettings, HomeserverTokens, InvalidHomeserver};
+use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver};
 use threepid_adapters::lettre::{
     self, FileMailer, InvalidSmtpSettings, MemoryMailer, SmtpMailer, SmtpSecurity, SmtpSettings,
 };
 use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
-use threepid_adapters::sea_orm::{ConnectSettings, Database, LocalAccounts, SeaOrmStore};
+use threepid_adapters::sea_orm::{
+    ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore,
+};
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_style_csp_hash};
-use threepid_domain::model::{AccessToken, DeviceId, UserId};
-use threepid_domain::ports::{AccessTokens, Mailer, Secrets as _};
+use threepid_domain::model::{AccessToken, DeviceId, Sid, UserId};
+use threepid_domain::ports::{
+    AccessTokens, HomeserverCapabilities, Mailer, RateLimiter, Reauthentication, Secrets as _,
+};
 use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
 
 use crate::cli::Failure;
@@ -24,6 +28,13 @@ pub(crate) use threepid_adapters::templates::PAGE_STYLE;
 
 /// The demo's mailbox keeps so many mails.
 const MAILS_CAUGHT: usize = 100;
+
+/// Who knows whose a token is, asks users again who they are, and says what the homeserver can do.
+struct Asking {
+    access_tokens: Arc<dyn AccessTokens>,
+    reauthentication: Arc<dyn Reauthentication>,
+    capabilities: Option<Arc<dyn HomeserverCapabilities>>,
+}
 
 /// A database that is ready to be worked on, and the key it belongs to.
 pub(crate) struct Opened {
@@ -66,16 +77,14 @@ impl Opened {
     /// [`Failure`].
     pub(crate) fn app(&self, config: &Config, mailer: Option<Arc<dyn Mailer>>) -> Result<App, Failure> {
         let store = Arc::new(SeaOrmStore::new(self.database.clone()));
-        let access_tokens: Arc<dyn AccessTokens> = match &config.accounts {
-            Accounts::Homeserver(accounts) => Arc::new(homeserver(accounts)?),
-            Accounts::Local => Arc::new(self.accounts.clone()),
-        };
+        let limiter: Arc<dyn RateLimiter> = Arc::new(limiter(config)?);
+        let asking = self.asking(config, &limiter)?;
         let style = page_style_csp_hash().trim_matches('\'').to_owned();
         let mut builder = Builder::new(config.public_base_url.clone())
             .store(Arc::clone(&store) as _)
             .outbox(store)
-            .access_tokens(access_tokens)
-            .rate_limiter(Arc::new(limiter(config)?))
+            .access_tokens(asking.access_tokens)
+            .rate_limiter(limiter)
             .templates(Arc::new(templates(config)?))
             .clock(Arc::clone(&self.clock) as _)
             .secrets(Arc::clone(&self.secrets) as _)
@@ -86,7 +95,51 @@ impl Opened {
         if let Some(mailer) = mailer {
             builder = builder.mailer(mailer);
         }
+        if let Some(capabilities) = asking.capabilities {
+            builder = builder.capabilities(capabilities);
+        }
+        if config.asks_again {
+            builder = builder.reauthentication(asking.reauthentication);
+        }
         builder.build().map_err(|error| Failure::running("the server cannot be put together", error))
+    }
+
+    /// Who knows accounts: the homeserver, or our own table.
+    fn asking(&self, config: &Config, limiter: &Arc<dyn RateLimiter>) -> Result<Asking, Failure> {
+        let secrets = Arc::clone(&self.secrets);
+        Ok(match &config.accounts {
+            Accounts::Homeserver(accounts) => {
+                let homeserver = homeserver(accounts)?;
+                let probe = move |user: &UserId, sid: &Sid| secrets.probe_device_id(user, sid);
+                Asking {
+                    access_tokens: Arc::new(homeserver.tokens()),
+                    reauthentication: Arc::new(homeserver.reauthentication(probe)),
+                    capabilities: Some(Arc::new(homeserver.abilities())),
+                }
+            }
+            Accounts::Local => {
+                let new_session = move || secrets.new_challenge_session();
+                let accounts = self.accounts.clone();
+                Asking {
+                    access_tokens: Arc::new(accounts.clone()),
+                    reauthentication: Arc::new(LocalReauthentication::new(
+                        accounts,
+                        Arc::clone(limiter),
+                        new_session,
+                    )),
+                    capabilities: None,
+                }
+            }
+        })
+    }
+
+    /// Gives an account of our own a password.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is no such account, the password is empty, or storage cannot answer.
+    pub(crate) async fn set_password(&self, user: &UserId, password: &str) -> Result<(), Failure> {
+        let set = self.accounts.set_password(user, password, self.secrets.new_salt()).await;
+        set.map_err(|error| Failure::running(format!("cannot set the password of {user}"), error))
     }
 
     /// Adds an account of our own; `false` when it was there already.
@@ -257,6 +310,10 @@ fn limiter(config: &Config) -> Result<GovernorLimiter, Failure> {
     let settings = LimitSettings {
         request_token_per_client: rate(&config.limits.request_token_per_client),
         request_token_per_address: rate(&config.limits.request_token_per_address),
+        password_per_account: limits::Rate {
+            per_second: config.limits.password_per_account.per_second,
+            burst: config.limits.password_per_account.burst,
+        },
         max_subjects: config.limits.max_subjects,
     };
     GovernorLimiter::new(settings).map_err(|error| Failure::setting("limits", &error))
@@ -268,14 +325,14 @@ fn templates(config: &Config) -> Result<MinijinjaTemplates, Failure> {
     MinijinjaTemplates::new(&settings).map_err(|error| Failure::setting("templates.folder", &error))
 }
 
-fn homeserver(accounts: &HomeserverAccounts) -> Result<HomeserverTokens, Failure> {
+fn homeserver(accounts: &HomeserverAccounts) -> Result<Homeserver, Failure> {
     let settings = HomeserverSettings {
         timeout: accounts.timeout,
         remember: accounts.remember,
         extra_ca: accounts.ca_file.clone(),
         ..HomeserverSettings::new(accounts.base_url.clone())
     };
-    HomeserverTokens::new(&settings).map_err(|error| {
+    Homeserver::new(&settings).map_err(|error| {
         let setting = match &error {
             InvalidHomeserver::ExtraCa { .. } | InvalidHomeserver::Tls(_) => "homeserver.ca_file",
             InvalidHomeserver::BaseUrl => "homeserver.base_url",

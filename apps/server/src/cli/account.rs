@@ -1,5 +1,8 @@
 //! `threepid account`: accounts of our own, where there is no homeserver to ask.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use threepid_domain::model::{DeviceId, UserId};
 
 use super::{Failure, Output, SettingsSource, complain};
@@ -17,6 +20,19 @@ pub(super) enum Command {
         /// A guest; guests have no contacts.
         #[arg(long)]
         guest: bool,
+        /// Give it the password that this file holds, or that comes in by standard input with "-". One line break at
+        /// its end is dropped.
+        #[arg(long, value_name = "FILE|-", conflicts_with = "guest")]
+        password_file: Option<PathBuf>,
+    },
+    /// Give an account a password, in place of one that it has.
+    Password {
+        /// Whose, as @localpart:server.
+        #[arg(value_parser = user_id)]
+        user: UserId,
+        /// The file that holds it; "-", as without this, is standard input. One line break at its end is dropped.
+        #[arg(long, value_name = "FILE|-", default_value = "-")]
+        password_file: PathBuf,
     },
     /// Give an account a new access token and print it. It is kept as a hash and cannot be printed again.
     Token {
@@ -35,6 +51,22 @@ fn user_id(text: &str) -> Result<UserId, String> {
     UserId::parse(text).map_err(|error| error.to_string())
 }
 
+/// What the file says, or standard input, without the line break at its end.
+fn password(file: &Path) -> Result<String, Failure> {
+    let read =
+        if file == Path::new("-") { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(file) };
+    let unreadable =
+        |error| Failure::running(format!("cannot read the password from {}", file.display()), error);
+    let text = read.map_err(unreadable)?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        Err(Failure::Usage("the password is empty".to_owned()))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 impl Command {
     pub(super) async fn run(self, settings: &SettingsSource, output: Output) -> Result<(), Failure> {
         let config = settings.load()?;
@@ -51,12 +83,21 @@ impl Command {
 
     async fn run_on(self, opened: &Opened, output: Output) -> Result<(), Failure> {
         match self {
-            Self::Add { user, guest } => {
+            Self::Add { user, guest, password_file } => {
+                // Read first: a file that is not there shall not leave an account without its password.
+                let password = password_file.as_deref().map(password).transpose()?;
                 if opened.add_account(&user, guest).await? {
                     output.line(format_args!("added {user}"));
                 } else {
                     output.line(format_args!("{user} was there already"));
                 }
+                if let Some(password) = password {
+                    opened.set_password(&user, &password).await?;
+                }
+            }
+            Self::Password { user, password_file } => {
+                opened.set_password(&user, &password(&password_file)?).await?;
+                output.line(format_args!("{user} has a new password"));
             }
             Self::Token { user, device } => {
                 let token = opened.issue_token(&user, device.map(DeviceId)).await?;

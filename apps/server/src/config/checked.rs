@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use threepid_domain::model::{AddressRules, Lifetimes, Medium, Rule};
-use threepid_domain::use_cases::{Policy, RetryPolicy};
+use threepid_domain::use_cases::{Changes, DeprecatedAdd, Policy, RetryPolicy};
 use threepid_server::{ForwardingHeader, HttpSettings};
 use url::Url;
 
 use super::Problem;
 use super::settings::{self, Settings};
 use super::values::{
-    self, AccountsChoice, AddressRule, BaseUrl, LogFormat, Mailbox, Secret, Security, Span, Transport,
+    self, AccountsChoice, AddressRule, BaseUrl, DeprecatedAddChoice, LogFormat, Mailbox,
+    ReauthenticationChoice, Secret, Security, Span, Transport,
 };
 
 /// A limit that takes longer to come back is no rate.
@@ -28,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) database: settings::Database,
     pub(crate) server_key: KeySource,
     pub(crate) accounts: Accounts,
+    /// Who asks again; it is the one that knows access tokens, or nobody.
+    pub(crate) asks_again: bool,
     pub(crate) mail: MailConfig,
     pub(crate) policy: Policy,
     pub(crate) limits: settings::Limits,
@@ -160,6 +163,7 @@ impl Config {
         );
         let transport = mail_transport(&settings.mail, &mut judge);
         let accounts = accounts(settings.accounts, settings.homeserver, &mut judge);
+        let asks_again = judge.asks_again(settings.reauthentication, settings.accounts);
         let server_key = key_source(settings.server_key, &settings.database.url, &mut judge);
         let rules = AddressRules::new(
             rules("addresses.allow", &settings.addresses.allow, &mut judge),
@@ -170,8 +174,23 @@ impl Config {
             validated: judge.positive("lifetimes.validated", settings.lifetimes.validated),
         };
         let http = judge.http(settings.http);
-        judge.rate("limits.request_token_per_client", &settings.limits.request_token_per_client);
-        judge.rate("limits.request_token_per_address", &settings.limits.request_token_per_address);
+        let settings::Limits {
+            request_token_per_client,
+            request_token_per_address,
+            password_per_account,
+            ..
+        } = &settings.limits;
+        for (name, per_second, burst) in [
+            ("request_token_per_client", request_token_per_client.per_second, request_token_per_client.burst),
+            (
+                "request_token_per_address",
+                request_token_per_address.per_second,
+                request_token_per_address.burst,
+            ),
+            ("password_per_account", password_per_account.per_second, password_per_account.burst),
+        ] {
+            judge.rate(&format!("limits.{name}"), per_second, burst);
+        }
         judge.must(settings.limits.max_subjects >= 2, "limits.max_subjects", "must be at least 2");
         judge.must(settings.database.readers > 0, "database.readers", "must be at least 1");
         judge.must(settings.relay.concurrency > 0, "relay.concurrency", "must be at least 1");
@@ -180,6 +199,13 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
             judge.wrong("log.level", format!("{level:?} is no level and no filter: {error}"));
         }
+        let changes = if settings.changes { Changes::Permitted } else { Changes::Forbidden };
+        let deprecated_add = match settings.deprecated_add {
+            DeprecatedAddChoice::On => DeprecatedAdd::On,
+            DeprecatedAddChoice::IdentityServerOnly => DeprecatedAdd::IdentityServerOnly,
+            DeprecatedAddChoice::Off => DeprecatedAdd::Off,
+        };
+        judge.warn_about_adding(asks_again, deprecated_add, changes);
         judge.warn_about_clear_text(public_base_url.as_ref().map(|url| &url.0), &settings.listen, &transport);
         let (Some(public_base_url), Some(transport), Some(accounts), Some(server_key)) =
             (public_base_url, transport, accounts, server_key)
@@ -196,8 +222,9 @@ impl Config {
             database: settings.database,
             server_key,
             accounts,
+            asks_again,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
-            policy: Policy { lifetimes, rules, sends_mail, ..Policy::default() },
+            policy: Policy { lifetimes, rules, sends_mail, changes, deprecated_add, ..Policy::default() },
             limits: settings.limits,
             http,
             retry,
@@ -237,11 +264,11 @@ impl Judge {
         span.0
     }
 
-    fn rate(&mut self, section: &str, rate: &settings::Rate) {
-        let sound = rate.per_second.is_finite() && rate.per_second > 0.0;
+    fn rate(&mut self, section: &str, per_second: f64, burst: u32) {
+        let sound = per_second.is_finite() && per_second > 0.0;
         self.must(sound, &format!("{section}.per_second"), "must be more than 0, such as 0.003");
-        self.must(rate.burst > 0, &format!("{section}.burst"), "must be at least 1");
-        let refill = f64::from(rate.burst) / rate.per_second;
+        self.must(burst > 0, &format!("{section}.burst"), "must be at least 1");
+        let refill = f64::from(burst) / per_second;
         self.must(
             !sound || refill <= LONGEST_REFILL.as_secs_f64(),
             &format!("{section}.per_second"),
@@ -300,6 +327,43 @@ impl Judge {
                 self.wrong(setting, format!("{} cannot be read: {error}", path.display()));
                 None
             }
+        }
+    }
+
+    /// Whether users are asked again who they are. Who knows access tokens is who can ask.
+    fn asks_again(&mut self, choice: Option<ReauthenticationChoice>, accounts: AccountsChoice) -> bool {
+        match (choice, accounts) {
+            (None, _)
+            | (Some(ReauthenticationChoice::Homeserver), AccountsChoice::Homeserver)
+            | (Some(ReauthenticationChoice::Local), AccountsChoice::Local) => true,
+            (Some(ReauthenticationChoice::None), _) => false,
+            (Some(ReauthenticationChoice::Homeserver), AccountsChoice::Local) => {
+                self.wrong("reauthentication", "can be \"homeserver\" only where accounts is");
+                true
+            }
+            (Some(ReauthenticationChoice::Local), AccountsChoice::Homeserver) => {
+                self.wrong("reauthentication", "can be \"local\" only where accounts is");
+                true
+            }
+        }
+    }
+
+    fn warn_about_adding(&mut self, asks_again: bool, deprecated_add: DeprecatedAdd, changes: Changes) {
+        if changes == Changes::Forbidden {
+            return;
+        }
+        if !asks_again {
+            self.warnings.push(Problem::new(
+                "reauthentication",
+                "is \"none\": whoever has an access token can add an address of their own to its account, and reset \
+                 its password by mail where the homeserver does that",
+            ));
+        } else if deprecated_add == DeprecatedAdd::On {
+            self.warnings.push(Problem::new(
+                "deprecated_add",
+                "is \"on\": POST /account/3pid adds an address without asking again who is there, so a stolen access \
+                 token is enough; make it \"off\" once no client needs it",
+            ));
         }
     }
 

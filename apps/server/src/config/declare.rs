@@ -44,6 +44,7 @@ plain_value! {
     u16: "whole number up to 65535", false, number => Some(number.to_string());
     u32: "whole number", false, number => Some(number.to_string());
     usize: "whole number", false, number => Some(number.to_string());
+    bool: "true or false", false, flag => Some(flag.to_string());
     f64: "number", false, number => Some(format!("{number:?}"));
 }
 

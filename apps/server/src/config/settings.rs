@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::declare::settings;
 use super::values::{
-    AccountsChoice, AddressRule, BaseUrl, ForwardingHeader, LogFormat, Mailbox, Network, Secret, Security,
-    Span, Transport,
+    AccountsChoice, AddressRule, BaseUrl, DeprecatedAddChoice, ForwardingHeader, LogFormat, Mailbox, Network,
+    ReauthenticationChoice, Secret, Security, Span, Transport,
 };
 
 settings! {
@@ -20,6 +20,16 @@ settings! {
         /// Who knows access tokens: "homeserver" asks it (whoami), "local" keeps accounts in the database
         /// (`threepid account`).
         accounts: AccountsChoice = AccountsChoice::Homeserver,
+        /// Who asks users again who they are before `POST /account/3pid/add` adds an address: "homeserver" with its own
+        /// challenge, "local" for the password of an account in the database (`threepid account password`), "none"
+        /// nobody, so that a stolen access token is enough. Without it: whoever knows access tokens.
+        reauthentication: Option<ReauthenticationChoice> = None => "\"homeserver\"",
+        /// What `POST /account/3pid` may do. It is deprecated, since it adds a proven address without asking again who
+        /// is there: "on" whatever it could, "identity_server_only" only what an identity server has proven, "off"
+        /// nothing, which is best once no client needs it.
+        deprecated_add: DeprecatedAddChoice = DeprecatedAddChoice::On,
+        /// Whether accounts may change their contacts. Clients learn it from `GET /capabilities` (`m.3pid_changes`).
+        changes: bool = true,
     }
     sections {
         /// Where sessions, contacts and unsent mails are kept.
@@ -168,6 +178,8 @@ settings! {
         request_token_per_client: Rate,
         /// Requests for a token to one email address.
         request_token_per_address: Rate,
+        /// Passwords tried for one account in the database, right ones included.
+        password_per_account: PasswordRate,
     }
 }
 
@@ -178,6 +190,16 @@ settings! {
         per_second: f64 = 0.003,
         /// How many at once, before that rate applies. At least 1.
         burst: u32 = 5,
+    }
+}
+
+settings! {
+    /// How often a password is tried.
+    PasswordRate {
+        /// How many a second, in the long run. More than zero.
+        per_second: f64 = 0.17,
+        /// How many at once, before that rate applies. At least 1.
+        burst: u32 = 3,
     }
 }
 

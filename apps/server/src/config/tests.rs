@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use threepid_domain::use_cases::{Changes, DeprecatedAdd};
+
 use super::*;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -34,7 +36,47 @@ fn the_least_settings_are_enough() -> Outcome {
     assert_eq!(config.public_base_url.as_str(), "https://matrix.example.org/");
     assert_eq!(config.server_key, KeySource::File("threepid.key".into()));
     assert!(config.policy.sends_mail);
+    assert!(config.asks_again && config.policy.changes == Changes::Permitted);
+    assert_eq!(config.policy.deprecated_add, DeprecatedAdd::On);
+    let warned: Vec<_> = config.warnings.into_iter().map(|warning| warning.setting).collect();
+    assert_eq!(warned, ["deprecated_add"]);
+    Ok(())
+}
+
+#[test]
+fn whatever_undercuts_reauthentication_is_warned_about() -> Outcome {
+    let local = "public_base_url = \"https://a.example\"\naccounts = \"local\"\nmail.transport = \"none\"";
+    for (toml, asks_again, warned) in [
+        (format!("deprecated_add = \"off\"{LEAST}"), true, None),
+        (format!("deprecated_add = \"identity_server_only\"{LEAST}"), true, None),
+        (format!("reauthentication = \"homeserver\"{LEAST}"), true, Some("deprecated_add")),
+        (format!("reauthentication = \"none\"{LEAST}"), false, Some("reauthentication")),
+        (
+            format!("reauthentication = \"none\"\ndeprecated_add = \"off\"{LEAST}"),
+            false,
+            Some("reauthentication"),
+        ),
+        (format!("reauthentication = \"none\"\nchanges = false{LEAST}"), false, None),
+        (format!("reauthentication = \"local\"\n{local}"), true, Some("deprecated_add")),
+        (format!("deprecated_add = \"off\"\n{local}"), true, None),
+    ] {
+        let config = read(&toml, &[])?;
+        let told: Vec<_> = config.warnings.iter().map(|warning| warning.setting.as_str()).collect();
+        assert_eq!((config.asks_again, told), (asks_again, Vec::from_iter(warned)), "{toml}");
+    }
+    let said = complaint(&format!("reauthentication = \"homeserver\"\n{local}"), &[]);
+    assert_eq!(said, "reauthentication: can be \"homeserver\" only where accounts is");
+    Ok(())
+}
+
+#[test]
+fn changes_can_be_switched_off() -> Outcome {
+    let config = read(&format!("changes = false\ndeprecated_add = \"off\"{LEAST}"), &[])?;
+    assert_eq!(config.policy.changes, Changes::Forbidden);
+    assert_eq!(config.policy.deprecated_add, DeprecatedAdd::Off);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let config = read(LEAST, &[("THREEPID_CHANGES", "false")])?;
+    assert_eq!(config.policy.changes, Changes::Forbidden);
     Ok(())
 }
 
@@ -45,6 +87,11 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("public_base_url = \"https://a.b/?x=1\"", "public_base_url", "without user, query or fragment"),
         ("listen = \"8090\"", "listen", "socket address"),
         ("accounts = \"remote\"", "accounts", "`homeserver` or `local`"),
+        ("reauthentication = \"maybe\"", "reauthentication", "`homeserver`, `local`, `none`"),
+        ("reauthentication = \"local\"", "reauthentication", "only where accounts is"),
+        ("deprecated_add = true", "deprecated_add", "expected"),
+        ("changes = \"no\"", "changes", "boolean"),
+        ("limits.password_per_account.burst = 0", "limits.password_per_account.burst", "at least 1"),
         ("database.url = \"mysql://localhost/db\"", "database.url", "sqlite://"),
         ("database.url = \"sqlite::memory:\"", "database.url", "a path"),
         ("server_key = { value = \"a\", file = \"b\" }", "server_key.file", "keep one of them"),
@@ -204,6 +251,6 @@ mail.smtp.security = "none"
 mail.smtp.host = "mail.example.org"
 "#;
     let warned: Vec<_> = read(toml, &[])?.warnings.into_iter().map(|warning| warning.setting).collect();
-    assert_eq!(warned, ["public_base_url", "listen", "mail.smtp.security"]);
+    assert_eq!(warned, ["deprecated_add", "public_base_url", "listen", "mail.smtp.security"]);
     Ok(())
 }

@@ -181,6 +181,24 @@ choice! {
         /// A table of our own.
         Local = "local",
     }
+    /// Who asks users again who they are, before an address is added.
+    ReauthenticationChoice {
+        /// The homeserver.
+        Homeserver = "homeserver",
+        /// This server, for passwords of our own.
+        Local = "local",
+        /// Nobody.
+        None = "none",
+    }
+    /// What `POST /account/3pid` may do.
+    DeprecatedAddChoice {
+        /// Whatever it could.
+        On = "on",
+        /// Only sessions of identity servers.
+        IdentityServerOnly = "identity_server_only",
+        /// Nothing.
+        Off = "off",
+    }
     /// How mail leaves.
     Transport {
         /// To a mail server.

@@ -29,6 +29,20 @@ impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let Shown(credentials) = Shown::from_request_parts(parts, api).await?;
+        let freshness = if parts.method.is_safe() { Freshness::ForReading } else { Freshness::ForChange };
+        let caller = api.access_tokens.whose(credentials.clone(), freshness).await?;
+        if caller.is_guest { Err(ApiError::Guest) } else { Ok(Self { user_id: caller.user_id, credentials }) }
+    }
+}
+
+/// What a client shows, before anybody is asked whose it is.
+pub(crate) struct Shown(pub(crate) Credentials);
+
+impl FromRequestParts<Api> for Shown {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let query = parts.uri.query().unwrap_or_default();
         let token = bearer(&parts.headers)?.or_else(|| query_value(query, "access_token"));
         let token = token.filter(|token| !token.is_empty()).ok_or(ApiError::MissingToken)?;
@@ -39,10 +53,7 @@ impl FromRequestParts<Api> for Caller {
         let user_id = query_value(query, "user_id").map(|id| UserId::parse(&id)).transpose();
         let user_id = user_id.map_err(|error| ApiError::InvalidParam("user_id", error.to_string()))?;
         let Ok(ClientIp(client_ip)) = ClientIp::from_request_parts(parts, api).await;
-        let credentials = Credentials { access_token: AccessToken::new(token), user_id, client_ip };
-        let freshness = if parts.method.is_safe() { Freshness::ForReading } else { Freshness::ForChange };
-        let caller = api.access_tokens.whose(credentials.clone(), freshness).await?;
-        if caller.is_guest { Err(ApiError::Guest) } else { Ok(Self { user_id: caller.user_id, credentials }) }
+        Ok(Self(Credentials { access_token: AccessToken::new(token), user_id, client_ip }))
     }
 }
 

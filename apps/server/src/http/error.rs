@@ -133,7 +133,7 @@ impl ApiError {
                 (401, "M_UNAUTHORIZED", "Prove who you are first")
             }
             Self::AddReauthenticated(AgainError::NotAsked) => {
-                (403, "M_FORBIDDEN", "The homeserver did not ask who you are; tell its administrator")
+                (403, "M_FORBIDDEN", "Nobody can ask you here who you are; tell the administrator")
             }
             Self::Bind(BindError::NotValidated) => (
                 400,
@@ -226,8 +226,9 @@ impl ApiError {
     pub(crate) fn log(&self) {
         if let Self::AddReauthenticated(AgainError::NotAsked) = self {
             tracing::warn!(
-                "the homeserver let pass a request that it has to challenge, so nothing was added: it has a grace period \
-                 for re-authentication (Synapse: ui_auth.session_timeout), or the caller is an application service"
+                "nobody was asked who is asking, so nothing was added: the homeserver has a grace period for \
+                 re-authentication (Synapse: ui_auth.session_timeout) or cannot ask, the caller is an application \
+                 service, or the local account has no password"
             );
         }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {

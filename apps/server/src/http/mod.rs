@@ -7,6 +7,7 @@ mod add;
 mod add_reauthenticated;
 mod bind;
 mod caller;
+mod capabilities;
 mod client_ip;
 mod confirm;
 mod delete;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use threepid_domain::ports::{AccessTokens, Store, Templates};
+use threepid_domain::ports::{AccessTokens, HomeserverCapabilities, Store, Templates};
 use threepid_domain::use_cases::{ConfirmLinks, Contacts};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -47,6 +48,7 @@ pub(crate) struct Parts {
     contacts: Contacts,
     store: Arc<dyn Store>,
     access_tokens: Arc<dyn AccessTokens>,
+    capabilities: Option<Arc<dyn HomeserverCapabilities>>,
     templates: Arc<dyn Templates>,
     links: ConfirmLinks,
     pub(crate) settings: HttpSettings,
@@ -64,10 +66,15 @@ impl std::ops::Deref for Api {
 }
 
 impl Api {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, in the builder, and each argument has its own type"
+    )]
     pub(crate) fn new(
         contacts: Contacts,
         store: Arc<dyn Store>,
         access_tokens: Arc<dyn AccessTokens>,
+        capabilities: Option<Arc<dyn HomeserverCapabilities>>,
         templates: Arc<dyn Templates>,
         links: ConfirmLinks,
         settings: HttpSettings,
@@ -78,6 +85,7 @@ impl Api {
             contacts,
             store,
             access_tokens,
+            capabilities,
             templates,
             links,
             settings,
@@ -120,6 +128,10 @@ pub(crate) fn router(api: &Api) -> Router {
             .route(&path("/bind"), post(bind::handle))
             .route(&path("/unbind"), post(unbind::handle))
             .route(&path("/delete"), post(delete::handle));
+    }
+    for version in ["r0", "v3"] {
+        let path = format!("/_matrix/client/{version}/capabilities");
+        router = router.route(&path, get(capabilities::handle));
     }
     router
         .method_not_allowed_fallback(layers::method_not_allowed)

@@ -108,7 +108,7 @@ async fn a_failed_migration_leaves_nothing_behind() -> TestResult {
     let folder = tempfile::tempdir()?;
     let database = Database::connect(&ConnectSettings::new(url(&folder))).await?;
     let pending = database.pending_migrations().await?;
-    // The last step's last table is in the way, so everything before it has been created when it fails.
+    // A later step's last table is in the way, so everything before it has been made when it fails.
     database.writer().execute_unprepared("CREATE TABLE challenge (x)").await?;
     assert!(matches!(database.migrate().await, Err(ConnectError::Failed { .. })));
     assert_eq!(database.schema_version().await?, None);
