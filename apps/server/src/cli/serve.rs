@@ -11,6 +11,8 @@ pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
     for warning in &config.warnings {
         complain(format_args!("threepid: warning: {warning}"));
     }
+    // A setting that an adapter refuses is said before a database is made or migrated.
+    wiring::rehearse(&config)?;
     logs::start(&config.log);
     let mailer = wiring::mailer(&config)?;
     let opened = Opened::open(&config).await?;

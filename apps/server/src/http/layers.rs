@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONNECTION,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
@@ -28,6 +28,7 @@ pub(crate) fn around(router: Router, api: &Api) -> Router {
     router
         .layer(from_fn_with_state(api.clone(), time_limit))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(map_response(close_after_an_unread_body))
         .layer(from_fn(cors))
         .layer(from_fn_with_state(api.clone(), trace))
 }
@@ -52,6 +53,15 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
     ApiError::Panicked.into_response()
+}
+
+/// Ends the connection where the rest of a body was not read: whoever sent it, or shares the connection through a
+/// proxy, is told not to send another request after it.
+async fn close_after_an_unread_body(mut response: Response) -> Response {
+    if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// The headers that the specification recommends [on all requests], and an answer to every preflight.
@@ -206,6 +216,8 @@ mod tests {
         ] {
             let answer = server.send(request(method.clone(), uri, token, body.to_owned().into())).await;
             assert_eq!(answer.status.as_u16(), status, "{method} {uri}");
+            let closes = if status == 413 { "close" } else { "" };
+            assert_eq!(answer.header("connection"), closes, "{method} {uri}");
             assert_cors(&answer, uri);
             assert!(answer.header("x-request-id").starts_with("message1-"), "{uri}");
         }
