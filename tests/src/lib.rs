@@ -5,3 +5,4 @@
 //! story fails without its peers, it is never skipped.
 
 pub mod peers;
+pub mod server;

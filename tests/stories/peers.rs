@@ -10,10 +10,9 @@ use threepid_tests::peers::{
     Appearance, Chromium, ChromiumOptions, Nginx, NodeScript, SmtpMode, SmtpSecurity, SmtpServer, Sydent,
     Synapse, TestCa, Viewport, free_port, front,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 
-type Story = Result<(), Box<dyn Error + Send + Sync>>;
+use crate::{Story, serve};
+
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
 fn message(to: &str) -> Result<Message, Box<dyn Error + Send + Sync>> {
@@ -165,27 +164,6 @@ async fn the_homeserver_goes_down_and_comes_back_with_its_tokens() -> Story {
     homeserver.start_again().await?;
     assert_eq!(homeserver.whoami(&user.access_token).await?.0, 200);
     Ok(())
-}
-
-/// Serves one page on a free port for as long as the test runs, whatever is asked for.
-async fn serve(page: &'static str) -> Result<String, Box<dyn Error + Send + Sync>> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/", listener.local_addr()?);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut request = [0; 4096];
-                let _ = stream.read(&mut request).await;
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\n\
-                     Connection: close\r\n\r\n{page}",
-                    page.len()
-                );
-                let _ = stream.write_all(answer.as_bytes()).await;
-            });
-        }
-    });
-    Ok(url)
 }
 
 const PAGE: &str = r#"<!doctype html><html lang="en"><title>A page</title>

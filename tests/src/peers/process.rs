@@ -280,9 +280,9 @@ impl Process {
         &self.log
     }
 
-    /// Sends SIGTERM to the group, unless it has ended.
-    pub(crate) fn ask_to_end(&mut self) {
-        if let (Ok(None), Some(group)) = (self.child.try_wait(), self.group()) {
+    /// Sends SIGTERM to the group. Its number cannot have become somebody else's: see [`Process::end`].
+    pub(crate) fn ask_to_end(&self) {
+        if let Some(group) = self.group() {
             let _ = kill_process_group(group, Signal::TERM);
         }
     }

@@ -67,6 +67,11 @@ impl Program {
         Ok(std::fs::read_to_string(self.process.log())?)
     }
 
+    /// Asks it to end (SIGTERM) and does not wait for it.
+    pub fn ask_to_end(&self) {
+        self.process.ask_to_end();
+    }
+
     /// Asks it to end (SIGTERM) and gives the exit status.
     ///
     /// # Errors

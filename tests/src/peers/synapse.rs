@@ -88,7 +88,8 @@ impl SynapseBuilder {
             spec = spec.env("SSL_CERT_FILE", ca);
         }
         let base_url = format!("http://127.0.0.1:{port}");
-        let client = Client::new();
+        // Stories share a homeserver, and each has a runtime of its own: a connection must not outlive its request.
+        let client = Client::builder().pool_max_idle_per_host(0).build()?;
         let process = run(spec.clone(), home, &client, &base_url).await?;
         Ok(Synapse {
             process: Some(process),
