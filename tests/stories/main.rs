@@ -6,6 +6,7 @@ mod confirm_page;
 mod homeserver;
 mod main_thread;
 mod peers;
+mod postgres;
 mod unwell_mail_server;
 
 use std::error::Error;
