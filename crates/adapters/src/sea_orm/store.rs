@@ -221,6 +221,7 @@ async fn apply(transaction: &DatabaseTransaction, unit: &UnitOfWork) -> Result<(
             }
             Change::PutSession(session) => update_session(transaction, session).await?,
             Change::PutThreepid(threepid) => put_threepid(transaction, threepid).await?,
+            Change::ImportThreepid(threepid) => import_threepid(transaction, threepid).await?,
             Change::RemoveThreepid { user_id, address } => {
                 remove_threepid(transaction, user_id, address).await?
             }
@@ -287,6 +288,23 @@ async fn put_threepid(transaction: &DatabaseTransaction, threepid: &Threepid) ->
         .exec_without_returning(transaction)
         .await?;
     if written > 0 { Ok(()) } else { Err(Conflict::AddressOwned.into()) }
+}
+
+async fn import_threepid(transaction: &DatabaseTransaction, threepid: &Threepid) -> Result<(), ApplyError> {
+    let row = threepid::ActiveModel::from(threepid);
+    let written = threepid::Entity::insert(row)
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .exec_without_returning(transaction)
+        .await?;
+    if written > 0 {
+        return Ok(());
+    }
+    let key = (threepid.address.medium().as_str().to_owned(), threepid.address.as_str().to_owned());
+    let owned = threepid::Entity::find_by_id(key)
+        .filter(threepid::Column::UserId.eq(threepid.user_id.as_str()))
+        .one(transaction)
+        .await?;
+    if owned.is_some() { Ok(()) } else { Err(Conflict::AddressOwned.into()) }
 }
 
 async fn enqueue(transaction: &DatabaseTransaction, message: &OutboxMessage) -> Result<(), ApplyError> {

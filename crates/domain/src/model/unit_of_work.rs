@@ -12,6 +12,8 @@ pub enum Change {
     PutSession(ValidationSession),
     /// Give the address to the account, or move `validated_at` where the account has it already.
     PutThreepid(Threepid),
+    /// Give the address to the account; where the account has it already, nothing changes.
+    ImportThreepid(Threepid),
     /// Owe a message.
     Enqueue(OutboxMessage),
     /// Remember a session that an identity server opened; the one remembered last under server and sid counts.
@@ -70,6 +72,12 @@ impl UnitOfWork {
     #[must_use]
     pub fn put_threepid(self, threepid: Threepid) -> Self {
         self.with(Change::PutThreepid(threepid))
+    }
+
+    /// Adds a threepid that another server had, unless its account has it already.
+    #[must_use]
+    pub fn import_threepid(self, threepid: Threepid) -> Self {
+        self.with(Change::ImportThreepid(threepid))
     }
 
     /// Owes a message.

@@ -7,6 +7,7 @@
 mod access_tokens;
 mod capabilities;
 mod clock;
+mod contact_source;
 mod identity_server;
 mod mailer;
 mod outbox;
@@ -19,6 +20,7 @@ mod templates;
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
 pub use capabilities::{AnswerAsWritten, HomeserverCapabilities};
 pub use clock::Clock;
+pub use contact_source::{ContactSource, ForeignAccount, ForeignBinding, ForeignContact, SourceCounts};
 pub use identity_server::{
     IdentityServer, IdentityServerError, NoIdentityServers, OpenedRemotely, RemoteCredentials,
     RemoteTokenRequest, RemoteValidation, Unbound,
@@ -36,9 +38,9 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 #[cfg(feature = "mocks")]
 pub use self::{
     access_tokens::MockAccessTokens, capabilities::MockHomeserverCapabilities, clock::MockClock,
-    identity_server::MockIdentityServer, mailer::MockMailer, outbox::MockOutbox,
-    rate_limiter::MockRateLimiter, reauthentication::MockReauthentication, secrets::MockSecrets,
-    store::MockStore, templates::MockTemplates,
+    contact_source::MockContactSource, identity_server::MockIdentityServer, mailer::MockMailer,
+    outbox::MockOutbox, rate_limiter::MockRateLimiter, reauthentication::MockReauthentication,
+    secrets::MockSecrets, store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

@@ -17,7 +17,8 @@ use crate::model::{
 ///   ([`Conflict::SessionExists`]);
 /// - MUST store a session of revision n as revision n + 1;
 /// - MUST refuse an address that another account owns ([`Conflict::AddressOwned`]), by a unique key and not by a look
-///   before the write; MUST only move `validated_at` where the same account owns it;
+///   before the write; MUST only move `validated_at` where the same account owns it, and MUST NOT move even that where the
+///   address is imported;
 /// - MUST refuse an identity server's proof whose server and sid were spent before ([`Conflict::ProofSpent`]), by a
 ///   unique key;
 /// - MUST keep one session for each identity server and sid, the last one put;

@@ -161,6 +161,7 @@ impl State {
         match change {
             Change::PutSession(session) => self.put_session(session.record().clone()),
             Change::PutThreepid(threepid) => self.put_threepid(threepid),
+            Change::ImportThreepid(threepid) => self.import_threepid(threepid),
             Change::Enqueue(message) => {
                 self.outbox.push(OutboxRow {
                     message,
@@ -251,6 +252,11 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn import_threepid(&mut self, threepid: Threepid) -> Result<(), Conflict> {
+        let owned = self.threepids.entry(threepid.address.clone()).or_insert_with(|| threepid.clone());
+        if owned.user_id == threepid.user_id { Ok(()) } else { Err(Conflict::AddressOwned) }
     }
 }
 

@@ -8,6 +8,7 @@ mod add_reauthenticated;
 mod bind;
 mod delete;
 mod deliver;
+mod import;
 mod list;
 mod request_email_token;
 mod submit_token;
@@ -21,6 +22,9 @@ pub use add_reauthenticated::{AddReauthenticated, AddReauthenticatedError, Auth}
 pub use bind::{Bind, BindError};
 pub use delete::{Delete, DeleteError};
 pub use deliver::{ConfirmLinks, Delivered, Relay, RelayPorts, RetryPolicy};
+pub use import::{
+    ImportMode, ImportReport, ImportWatcher, Importer, ImporterPorts, SkipReason, SkippedRow, Tally,
+};
 pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
 pub use unbind::{Unbind, UnbindError, UnbindResult};

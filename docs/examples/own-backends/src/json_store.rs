@@ -105,6 +105,7 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
     match change {
         Change::PutSession(session) => return put_session(state, session.record().clone()),
         Change::PutThreepid(threepid) => return put_threepid(state, threepid),
+        Change::ImportThreepid(threepid) => return import_threepid(state, threepid),
         Change::RemoveThreepid { user_id, address } => {
             state.threepids.retain(|known| known.user_id != user_id || known.address != address);
         }
@@ -151,6 +152,15 @@ fn put_threepid(state: &mut State, threepid: Threepid) -> Result<(), Conflict> {
     match state.threepids.iter_mut().find(|known| known.address == threepid.address) {
         Some(known) if known.user_id != threepid.user_id => return Err(Conflict::AddressOwned),
         Some(known) => known.validated_at = threepid.validated_at,
+        None => state.threepids.push(threepid),
+    }
+    Ok(())
+}
+
+fn import_threepid(state: &mut State, threepid: Threepid) -> Result<(), Conflict> {
+    match state.threepids.iter().find(|known| known.address == threepid.address) {
+        Some(known) if known.user_id != threepid.user_id => return Err(Conflict::AddressOwned),
+        Some(_) => {}
         None => state.threepids.push(threepid),
     }
     Ok(())

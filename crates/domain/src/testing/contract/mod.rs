@@ -143,6 +143,7 @@ macro_rules! store_contract {
                 an_address_belongs_to_whoever_added_it_first
                 addresses_that_look_alike_are_different
                 a_new_proof_moves_validated_at_and_keeps_added_at
+                an_imported_address_changes_nothing_that_is_there
                 threepids_are_listed_oldest_first_then_by_address
                 every_field_of_a_threepid_survives
                 a_unit_is_applied_in_its_order

@@ -329,6 +329,25 @@ pub async fn a_new_proof_moves_validated_at_and_keeps_added_at(backend: &Backend
     assert_eq!(listed(store, "@alice:example.org").await, [expected]);
 }
 
+/// What another server knew is no newer than what is known here.
+pub async fn an_imported_address_changes_nothing_that_is_there(backend: &Backend) {
+    let store = &*backend.store;
+    let imported = threepid("@alice:example.org", "alice@example.org");
+    commit(store, UnitOfWork::new().import_threepid(imported.clone())).await;
+    assert_eq!(listed(store, "@alice:example.org").await, [imported.clone()]);
+    for at in [0, NOW.as_ms() + 5_000] {
+        let at = Timestamp::from_ms(at);
+        let again = Threepid { validated_at: at, added_at: at, ..imported.clone() };
+        commit(store, UnitOfWork::new().import_threepid(again)).await;
+        assert_eq!(listed(store, "@alice:example.org").await, [imported.clone()]);
+    }
+    let fresh = threepid("@bob:example.org", "bob@example.org");
+    let others = threepid("@bob:example.org", "alice@example.org");
+    let answer = store.commit(UnitOfWork::new().import_threepid(fresh).import_threepid(others)).await;
+    assert_eq!(conflict(answer), Some(Conflict::AddressOwned));
+    assert_eq!(listed(store, "@bob:example.org").await, [], "all or nothing");
+}
+
 /// By `added_at`, then by the canonical address's bytes; of this account alone.
 pub async fn threepids_are_listed_oldest_first_then_by_address(backend: &Backend) {
     let store = &*backend.store;
