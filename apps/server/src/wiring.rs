@@ -11,11 +11,13 @@ use threepid_adapters::sea_orm::{
     ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore,
 };
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
+use threepid_adapters::synapse_import::SynapseContacts;
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_style_csp_hash};
 use threepid_domain::model::{AccessToken, DeviceId, Sid, UserId};
 use threepid_domain::ports::{
     AccessTokens, HomeserverCapabilities, Mailer, RateLimiter, Reauthentication, Secrets as _,
 };
+use threepid_domain::use_cases::{Importer, ImporterPorts};
 use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
 
 use crate::cli::Failure;
@@ -174,6 +176,16 @@ impl Opened {
         self.accounts.list().await.map_err(|error| Failure::running("cannot list accounts", error))
     }
 
+    /// What imports from `source`; with `homeserver`, only that homeserver's accounts.
+    pub(crate) fn importer(&self, source: &Source, homeserver: Option<String>) -> Importer {
+        let ports = ImporterPorts {
+            source: Arc::new(source.clone()),
+            store: Arc::new(SeaOrmStore::new(self.database.clone())),
+            clock: Arc::clone(&self.clock) as _,
+        };
+        Importer::new(ports, homeserver)
+    }
+
     /// A client secret for somebody who has none.
     pub(crate) fn new_client_secret(&self) -> String {
         self.secrets.new_sid().as_str().to_owned()
@@ -183,6 +195,17 @@ impl Opened {
     pub(crate) async fn close(&self) {
         self.database.close().await;
     }
+}
+
+/// Where contacts are imported from.
+pub(crate) type Source = SynapseContacts;
+
+/// Synapse's contacts, in its database.
+///
+/// # Errors
+/// [`Failure`] when it is none of Synapse's, or cannot be opened.
+pub(crate) async fn synapse_contacts(database: &str) -> Result<Source, Failure> {
+    SynapseContacts::open(database).await.map_err(|error| Failure::plain(&error))
 }
 
 /// Makes everything that touches neither database nor network, and lets it go again: what fails here would have

@@ -17,5 +17,7 @@ pub mod outbound;
 pub mod sea_orm;
 #[cfg(feature = "secrets")]
 pub mod secrets;
+#[cfg(feature = "synapse-import")]
+pub mod synapse_import;
 #[cfg(feature = "templates")]
 pub mod templates;

@@ -5,6 +5,7 @@
 mod account;
 mod config;
 mod demo;
+mod import;
 mod logs;
 mod migrate;
 mod output;
@@ -50,6 +51,9 @@ enum Command {
     /// Accounts of our own, for `accounts = "local"`.
     #[command(subcommand)]
     Account(account::Command),
+    /// Move in beside a server that has contacts already.
+    #[command(subcommand)]
+    Import(import::Command),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -124,6 +128,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Demo(arguments) => block_on(demo::run(arguments, Output)),
         Command::Migrate => block_on(migrate::run(&settings, Output)),
         Command::Account(command) => block_on(command.run(&settings, Output)),
+        Command::Import(command) => block_on(command.run(&settings, Output)),
         Command::Config(command) => command.run(&settings, Output),
     };
     match outcome {

@@ -84,7 +84,7 @@ impl SkipReason {
     /// The reason in words.
     pub const fn in_words(self) -> &'static str {
         match self {
-            Self::EmailOld => "set aside by Synapse as a duplicate (email_old)",
+            Self::EmailOld => "set aside by Synapse as a duplicate",
             Self::OtherMedium => "neither an email address nor a phone number",
             Self::NotAnAddress => "cannot be an address",
             Self::Duplicate => "the same address as a row that was added first",
@@ -126,7 +126,7 @@ impl SkippedRow {
         let parsed =
             Medium::parse(&self.medium).and_then(|medium| Address::parse(medium, &self.address).ok());
         parsed.map_or_else(
-            || format!("{}…", self.address.chars().find(|c| !c.is_control()).unwrap_or_default()),
+            || self.address.chars().find(|c| !c.is_control()).into_iter().chain(['…']).collect(),
             |address| address.masked(),
         )
     }
