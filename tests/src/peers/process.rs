@@ -77,12 +77,14 @@ pub fn target_folder() -> PathBuf {
 ///
 /// It was not built: a test of one package does not build another package's programs.
 pub fn server_program() -> Result<PathBuf, PeerError> {
-    // Tests run from `{profile}/deps`.
-    let program = std::env::current_exe()?
-        .parent()
-        .and_then(Path::parent)
-        .map(|profile| profile.join("threepid"))
-        .filter(|program| program.is_file());
+    // Tests run from `{profile}/deps`, programs from `{profile}`.
+    let running = std::env::current_exe()?;
+    let program = running
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("threepid"))
+        .find(|program| program.is_file());
     program.ok_or_else(|| PeerError::new("threepid is not built: run cargo build --workspace --all-features"))
 }
 
@@ -294,6 +296,19 @@ impl Process {
     /// The exit status, once there is one.
     pub(crate) fn status(&mut self) -> Result<Option<i32>, PeerError> {
         Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    /// The peer itself, which the lifeline's script started and which goes by its name; `None` once it has ended.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        let script = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children")).ok()?;
+        let mut children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+        // The kernel keeps the first 15 bytes of a name.
+        let is_peer = |pid: &i32| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            !comm.trim().is_empty() && self.spec.name.starts_with(comm.trim())
+        };
+        children.find(is_peer).and_then(Pid::from_raw)
     }
 
     fn group(&self) -> Option<Pid> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tempfile::TempDir;
 
 use super::process::{PeerError, Process, Spec, server_program, temp_folder, wait_until};
@@ -36,6 +37,40 @@ impl Program {
         let spec = arguments.iter().fold(Spec::new("threepid", program), Spec::arg);
         let spec = variables.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         Ok(Self { process: Process::start(spec, folder.path())?, folder })
+    }
+
+    /// Starts `threepid` with SIGXFSZ ignored, so that a file that may grow no more is an error to it and not its end,
+    /// as on a full disk. See [`Program::limit_file_size`].
+    ///
+    /// # Errors
+    ///
+    /// It was not built.
+    pub fn start_limitable(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self, PeerError> {
+        let program = server_program()?;
+        let folder = temp_folder("threepid")?;
+        // What is ignored stays so over exec.
+        let script = Spec::new("threepid", "/bin/sh").arg("-c").arg("trap '' XFSZ; exec \"$0\" \"$@\"");
+        let spec = arguments.iter().fold(script.arg(program), Spec::arg);
+        let spec = variables.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
+        Ok(Self { process: Process::start(spec, folder.path())?, folder })
+    }
+
+    /// From now on the program can make no file longer than so many bytes; `None` lifts the limit again. It needs no
+    /// privilege and no file system of its own: writes beyond it fail, as they do on a full disk.
+    ///
+    /// # Errors
+    ///
+    /// The program has ended.
+    pub fn limit_file_size(&self, bytes: Option<u64>) -> Result<(), PeerError> {
+        let ended = || self.process.failure("has ended");
+        let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
+        prlimit(Some(self.pid().ok_or_else(ended)?), Resource::Fsize, limit).map_err(|_| ended())?;
+        Ok(())
+    }
+
+    /// The program's process.
+    fn pid(&self) -> Option<Pid> {
+        self.process.pid()
     }
 
     /// Waits until a GET of `url` is answered 200.

@@ -308,6 +308,16 @@ impl SmtpServer {
         paths.iter().map(|path| CapturedMail::read(path)).collect()
     }
 
+    /// The mail that arrived as the `number`th, from 1; `None` as long as there is none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn mail(&self, number: u64) -> Result<Option<CapturedMail>, PeerError> {
+        let path = self.folder.path().join("mails").join(format!("{number:06}.json"));
+        if path.exists() { CapturedMail::read(&path).map(Some) } else { Ok(None) }
+    }
+
     /// Waits for the first mail that `wanted` says yes to, among those that are there and those to come.
     ///
     /// # Errors

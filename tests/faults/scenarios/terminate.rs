@@ -1,0 +1,55 @@
+//! SIGTERM under load: every request in flight is answered, and nothing owed is lost.
+//!
+//! A request that reaches the program as it closes its doors gets no answer. That is as it must be, as long as it did
+//! nothing: what was begun is answered.
+
+use crate::Outcome;
+use crate::books::Books;
+use crate::chance::Chance;
+use crate::load::{Journey, Plan, Records, Step};
+use crate::options::Options;
+use crate::reconcile::Allowed;
+use crate::report::Row;
+use crate::site::Site;
+
+pub(super) async fn run(options: &Options) -> Outcome<Row> {
+    let mut row = Row::default();
+    let mut site = Site::builder(options).start().await?;
+    let mut chance = Chance::new(options.seed, 0);
+    let mut all = Records::default();
+    for round in 0..options.rounds(3, 30) {
+        let seed = options.seed + u64::try_from(round)?;
+        // They do not ask again: what they know at the end is what became of the request that was not answered.
+        let journeys = Plan::journeys(format!("stop{round}"), options.clients, seed);
+        let load = site.load(&Plan { asks_again: false, contest: false, ..journeys })?;
+        load.answered(30 + chance.below(150)).await?;
+        let status = site.terminate(0).await?;
+        row.faults += 1;
+        row.check(status == 0, || format!("it ended with {status}"));
+        let records = load.stop().await?;
+        let books = site.books().await?;
+        for journey in &records.journeys {
+            row.problems.extend(done_in_silence(&books, journey).map(|what| format!("{}: {what}", journey.address)));
+        }
+        site.start(0).await?;
+        all.merge(records);
+    }
+    row.note(format!("unanswered at a closing door, and without effect: {}", all.tally.unanswered));
+    site.settle(all, Allowed::default(), &mut row).await?;
+    Ok(row)
+}
+
+/// What was done by a request that was not answered.
+fn done_in_silence(books: &Books, journey: &Journey) -> Option<&'static str> {
+    let session = books.sessions.values().find(|session| session.address == journey.address)?;
+    let sends = u64::try_from(session.tokens).unwrap_or(0);
+    if journey.sid.is_none() || journey.sends < sends {
+        Some("a mail is owed, and the request was not answered")
+    } else if journey.submitted == Step::Open && session.state != "pending" {
+        Some("it is proven, and the request was not answered")
+    } else if journey.added == Step::Open && session.state == "consumed" {
+        Some("it was added, and the request was not answered")
+    } else {
+        None
+    }
+}
