@@ -66,24 +66,20 @@ impl Ledger {
         Ok(u64::try_from(count)?)
     }
 
-    /// How often messages were tried that have not left: the most for one of them, and all together.
-    pub(crate) async fn tries(&self) -> Outcome<(u64, u64)> {
-        let rows = self
-            .all(
-                "SELECT max(attempts) AS most, CAST(sum(attempts) AS bigint) AS total FROM outbox WHERE state <> 'sent'",
-            )
-            .await?;
-        let number = |column| -> Outcome<u64> {
-            let value = rows.first().map_or(Ok(None), |row| row.try_get::<Option<i64>>("", column))?;
-            Ok(u64::try_from(value.unwrap_or(0))?)
-        };
-        Ok((number("most")?, number("total")?))
+    /// How often messages were tried that have not left, all together.
+    pub(crate) async fn tries(&self) -> Outcome<u64> {
+        let sum =
+            "SELECT CAST(coalesce(sum(attempts), 0) AS bigint) AS number FROM outbox WHERE state <> 'sent'";
+        let rows = self.all(sum).await?;
+        let tries = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "number"))?;
+        Ok(u64::try_from(tries)?)
     }
 
     /// Reads everything.
     pub(crate) async fn read(&self) -> Outcome<Books> {
         let mut books = Books::default();
-        for row in self.all("SELECT sid, address, state, consumed_by, tokens FROM validation_session").await? {
+        for row in self.all("SELECT sid, address, state, consumed_by, tokens FROM validation_session").await?
+        {
             let tokens: Value = serde_json::from_str(&text(&row, "tokens")?)?;
             let session = Session {
                 address: text(&row, "address")?,

@@ -101,6 +101,40 @@ pub(crate) struct Journey {
     pub(crate) added: Step,
 }
 
+impl Journey {
+    /// Nothing was asked yet.
+    pub(crate) fn new(user: usize, address: String, secret: String) -> Self {
+        Self {
+            user,
+            address,
+            secret,
+            sid: None,
+            requested: false,
+            sends: 0,
+            submitted: Step::NotTried,
+            added: Step::NotTried,
+        }
+    }
+
+    /// The same as a client knows it who saw no answer: all of it may have been done, or none.
+    pub(crate) fn without_answers(&self) -> Self {
+        let forget = |step| if step == Step::NotTried { step } else { Step::Open };
+        Self {
+            sid: None,
+            sends: 0,
+            submitted: forget(self.submitted),
+            added: forget(self.added),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the client may still go on with it.
+    fn is_open(&self) -> bool {
+        let decided = self.submitted == Step::Refused || matches!(self.added, Step::Done | Step::Refused);
+        self.sid.is_some() && !decided
+    }
+}
+
 /// What a client knows about a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -232,7 +266,9 @@ impl Load {
         let waited = Instant::now();
         while self.answers() < goal {
             if waited.elapsed() > Duration::from_secs(60) {
-                return Err(format!("the clients saw {} answers of {goal} in a minute", self.answers()).into());
+                return Err(
+                    format!("the clients saw {} answers of {goal} in a minute", self.answers()).into()
+                );
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -285,16 +321,9 @@ impl Client {
             count += 1;
             let shared = plan.contest && count.is_multiple_of(8);
             let whose = if shared { format!("pair{}", number / 2) } else { format!("client{number}") };
-            let mut journey = Journey {
-                user,
-                address: format!("{}-{whose}-{count}@faults.example", plan.name),
-                secret: format!("{}.{number}.{count}.{}", plan.name, plan.seed),
-                sid: None,
-                requested: false,
-                sends: 0,
-                submitted: Step::NotTried,
-                added: Step::NotTried,
-            };
+            let address = format!("{}-{whose}-{count}@faults.example", plan.name);
+            let secret = format!("{}.{number}.{count}.{}", plan.name, plan.seed);
+            let mut journey = Journey::new(user, address, secret);
             self.travel(&mut journey, plan, stop, &mut chance).await;
             self.records.journeys.push(journey);
             if self.has_given_up() {
@@ -310,7 +339,13 @@ impl Client {
     }
 
     /// As far as it goes, until `stop`.
-    async fn travel(&mut self, journey: &mut Journey, plan: &Plan, stop: &CancellationToken, chance: &mut Chance) {
+    async fn travel(
+        &mut self,
+        journey: &mut Journey,
+        plan: &Plan,
+        stop: &CancellationToken,
+        chance: &mut Chance,
+    ) {
         if !self.request(journey, 1, stop).await {
             return;
         }
@@ -339,17 +374,14 @@ impl Client {
                 () = stop.cancelled() => None,
             };
             let Some(token) = token else { return };
-            let body = json!({ "sid": sid, "client_secret": journey.secret, "token": token });
-            let submit = Request { path: "/_threepid/submit_token", user: None, body: Some(body) };
-            journey.submitted = self.until_decided(&submit, stop, |_| false).await;
+            journey.submitted = self.submit(journey, &sid, &token, stop).await;
         }
         if journey.submitted != Step::Done || !adds {
             return;
         }
         if journey.added != Step::Done {
-            let add = add_request(journey, &sid);
-            journey.added =
-                self.until_decided(&add, stop, |errcode| errcode == "M_THREEPID_IN_USE").await;
+            let add = Request::add(journey, &sid);
+            journey.added = self.until_decided(&add, stop, |errcode| errcode == "M_THREEPID_IN_USE").await;
         }
         if journey.added == Step::Done {
             self.added.entry(journey.user).or_default().insert(journey.address.clone());
@@ -358,10 +390,13 @@ impl Client {
     }
 
     /// Asks for a token until it is acknowledged; whether it was.
-    pub(crate) async fn request(&mut self, journey: &mut Journey, attempt: u64, stop: &CancellationToken) -> bool {
-        let body = json!({ "client_secret": journey.secret, "email": journey.address, "send_attempt": attempt });
-        let path = "/_matrix/client/v3/account/3pid/email/requestToken";
-        let request = Request { path, user: None, body: Some(body) };
+    pub(crate) async fn request(
+        &mut self,
+        journey: &mut Journey,
+        attempt: u64,
+        stop: &CancellationToken,
+    ) -> bool {
+        let request = Request::token(journey, attempt);
         loop {
             journey.requested = true;
             let began = Instant::now();
@@ -389,10 +424,21 @@ impl Client {
         }
     }
 
+    /// Gives the token back until that is decided.
+    pub(crate) async fn submit(
+        &mut self,
+        journey: &Journey,
+        sid: &str,
+        token: &str,
+        stop: &CancellationToken,
+    ) -> Step {
+        self.until_decided(&Request::submit(journey, sid, token), stop, |_| false).await
+    }
+
     /// Adds once, whatever comes.
     pub(crate) async fn add_once(&mut self, journey: &mut Journey) -> Answer {
         let sid = journey.sid.clone().unwrap_or_default();
-        let answer = self.ask(&add_request(journey, &sid)).await;
+        let answer = self.ask(&Request::add(journey, &sid)).await;
         journey.added = match &answer {
             Answer::Good(_) => Step::Done,
             Answer::Refused(..) => Step::Refused,
@@ -436,7 +482,9 @@ impl Client {
                     }
                     return Step::Refused;
                 }
-                Answer::Later | Answer::None if stop.is_cancelled() || self.has_given_up() => return Step::Open,
+                Answer::Later | Answer::None if stop.is_cancelled() || self.has_given_up() => {
+                    return Step::Open;
+                }
                 Answer::Later | Answer::None => self.pause(stop).await,
             }
         }
@@ -513,26 +561,44 @@ impl Client {
 }
 
 /// A request, to be made as often as it takes.
-struct Request {
-    path: &'static str,
-    user: Option<usize>,
-    body: Option<Value>,
+pub(crate) struct Request {
+    /// Where to.
+    pub(crate) path: &'static str,
+    /// As whom, if not as anybody.
+    pub(crate) user: Option<usize>,
+    /// A POST's body; a GET has none.
+    pub(crate) body: Option<Value>,
 }
 
-fn add_request(journey: &Journey, sid: &str) -> Request {
-    let creds = json!({ "sid": sid, "client_secret": journey.secret });
-    let body = json!({ "three_pid_creds": creds });
-    Request { path: "/_matrix/client/v3/account/3pid", user: Some(journey.user), body: Some(body) }
+impl Request {
+    /// Asks for a token.
+    pub(crate) fn token(journey: &Journey, attempt: u64) -> Self {
+        let body = json!({
+            "client_secret": journey.secret,
+            "email": journey.address,
+            "send_attempt": attempt,
+        });
+        let path = "/_matrix/client/v3/account/3pid/email/requestToken";
+        Self { path, user: None, body: Some(body) }
+    }
+
+    /// Gives a token back.
+    pub(crate) fn submit(journey: &Journey, sid: &str, token: &str) -> Self {
+        let body = json!({ "sid": sid, "client_secret": journey.secret, "token": token });
+        Self { path: "/_threepid/submit_token", user: None, body: Some(body) }
+    }
+
+    /// Adds the address.
+    pub(crate) fn add(journey: &Journey, sid: &str) -> Self {
+        let body = json!({ "three_pid_creds": { "sid": sid, "client_secret": journey.secret } });
+        Self { path: "/_matrix/client/v3/account/3pid", user: Some(journey.user), body: Some(body) }
+    }
 }
 
 /// Takes up every journey that was left open, on a system that works again: what was acknowledged has to lead on.
 pub(crate) async fn finish(target: &Target, records: Records, patience: Duration) -> Outcome<Records> {
     const HANDS: usize = 8;
-    let is_open = |journey: &Journey| {
-        let decided = journey.submitted == Step::Refused || matches!(journey.added, Step::Done | Step::Refused);
-        journey.sid.is_some() && !decided
-    };
-    let (open, closed): (Vec<_>, Vec<_>) = records.journeys.into_iter().partition(is_open);
+    let (open, closed): (Vec<_>, Vec<_>) = records.journeys.into_iter().partition(Journey::is_open);
     let mut finished = Records { journeys: closed, tally: records.tally };
     let mut hands = JoinSet::new();
     for number in 0..HANDS {

@@ -121,6 +121,7 @@ fn read(mail: &CapturedMail) -> Option<(String, String, String)> {
     let text = mail.text.as_deref()?;
     let link = text.split_whitespace().find(|word| word.contains("/_threepid/confirm?"))?;
     let link = Url::parse(link).ok()?;
-    let value = |name: &str| link.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    let value =
+        |name: &str| link.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     Some((id, value("sid")?, value("token")?))
 }

@@ -8,6 +8,7 @@
 
 mod books;
 mod chance;
+mod fake;
 
 mod load;
 mod mailbox;

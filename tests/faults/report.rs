@@ -70,7 +70,11 @@ impl Table {
             ..Row::default()
         });
         let holds = row.problems.is_empty();
-        if holds { self.passed += 1 } else { self.failed += 1 }
+        if holds {
+            self.passed += 1
+        } else {
+            self.failed += 1
+        }
         let line = line(fault, &row, took);
         say(format_args!("{line}{}", if row.notes.is_empty() { String::new() } else { details(&row.notes) }));
         for problem in row.problems.iter().take(PROBLEMS_TOLD) {
@@ -86,7 +90,17 @@ impl Table {
     pub(crate) fn head() -> String {
         format!(
             "{:<44} {:>8} {:>8} {:>6} {:>7} {:>7} {:>7} {:>5} {:>5} {:>5} {:>6}  verdict",
-            "fault", "requests", "acked", "faults", "owed", "arrived", "expired", "dead", "twice", "lost", "s"
+            "fault",
+            "requests",
+            "acked",
+            "faults",
+            "owed",
+            "arrived",
+            "expired",
+            "dead",
+            "twice",
+            "lost",
+            "s"
         )
     }
 

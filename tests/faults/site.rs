@@ -2,12 +2,13 @@
 //!
 //! The program keeps its port and its database over every restart, as it would under a supervisor.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use threepid_tests::peers::{Program, SmtpServer, free_port, temp_folder};
+use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::books::{Books, Ledger};
@@ -42,6 +43,7 @@ pub(crate) struct Site {
     variables: Vec<(String, String)>,
     instances: Vec<Instance>,
     limitable: bool,
+    log_to: Option<&'static str>,
     /// Lines of the programs' logs that say that something broke.
     broken: Vec<String>,
 }
@@ -65,6 +67,7 @@ pub(crate) struct SiteBuilder {
     homeserver: Option<Vec<User>>,
     database: Database,
     limitable: bool,
+    log_to: Option<&'static str>,
 }
 
 impl SiteBuilder {
@@ -83,6 +86,12 @@ impl SiteBuilder {
     /// The program's files can be kept from growing.
     pub(crate) fn limitable(mut self) -> Self {
         self.limitable = true;
+        self
+    }
+
+    /// The program's standard error leads there.
+    pub(crate) fn log_to(mut self, path: &'static str) -> Self {
+        self.log_to = Some(path);
         self
     }
 
@@ -107,6 +116,7 @@ impl SiteBuilder {
             variables,
             instances: vec![first],
             limitable: self.limitable,
+            log_to: self.log_to,
             broken: Vec::new(),
         };
         if site.users.is_empty() {
@@ -150,26 +160,27 @@ impl Site {
             homeserver: None,
             database: options.database,
             limitable: false,
+            log_to: None,
         }
     }
 
+    /// Several at once: each is a run of the program.
     async fn add_accounts(&mut self, count: usize) -> Outcome<()> {
+        let mut runs = JoinSet::new();
         for number in 0..count {
-            let id = format!("@user{number}:faults.example");
-            self.command(&["account", "add", &id]).await?;
-            let said = self.command(&["account", "token", &id]).await?;
-            let token = said.lines().last().unwrap_or_default().trim().to_owned();
-            self.users.push(User { id, token });
+            let (id, settings) = (format!("@user{number}:faults.example"), self.variables.clone());
+            runs.spawn(async move {
+                command(&settings, &["account", "add", &id]).await?;
+                let said = command(&settings, &["account", "token", &id]).await?;
+                let token = said.lines().last().unwrap_or_default().trim().to_owned();
+                Outcome::Ok(User { id, token })
+            });
         }
+        while let Some(added) = runs.join_next().await {
+            self.users.push(added??);
+        }
+        self.users.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(())
-    }
-
-    /// Runs the program for one command, and gives what it said.
-    pub(crate) async fn command(&self, arguments: &[&str]) -> Outcome<String> {
-        let mut program = Program::start(arguments, &self.settings())?;
-        let status = program.ended().await?;
-        let said = program.said()?;
-        if status == 0 { Ok(said) } else { Err(format!("threepid {arguments:?}: {status}: {said}").into()) }
     }
 
     fn settings(&self) -> Vec<(&str, &str)> {
@@ -184,12 +195,11 @@ impl Site {
         let listen = format!("127.0.0.1:{port}");
         let mut settings = self.settings();
         settings.push(("THREEPID_LISTEN", &listen));
-        let started = if self.limitable {
-            Program::start_limitable(&["serve"], &settings)
-        } else {
-            Program::start(&["serve"], &settings)
+        let mut program = match self.log_to {
+            Some(log) => Program::start_logging_to(log, &["serve"], &settings)?,
+            None if self.limitable => Program::start_limitable(&["serve"], &settings)?,
+            None => Program::start(&["serve"], &settings)?,
         };
-        let mut program = started?;
         program.ready_at(&format!("http://{listen}/health/ready")).await?;
         if let Some(instance) = self.instances.get_mut(instance) {
             instance.program = Some(program);
@@ -221,14 +231,22 @@ impl Site {
         Ok(())
     }
 
+    /// Puts a copy in the database's place, as `docs/operating/backup.md` says. The program does not run.
+    pub(crate) fn restore(&self, copy: &Path) -> Outcome<()> {
+        let file = self.folder.path().join("threepid.db");
+        for beside in ["db-wal", "db-shm"] {
+            let beside = file.with_extension(beside);
+            if beside.exists() {
+                std::fs::remove_file(beside)?;
+            }
+        }
+        std::fs::rename(copy, file)?;
+        Ok(())
+    }
+
     /// The folder of the database, on SQLite.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// The database file, on SQLite.
-    pub(crate) fn database_file(&self) -> PathBuf {
-        self.folder.path().join("threepid.db")
     }
 
     /// Where clients knock.
@@ -261,13 +279,13 @@ impl Site {
         ledger.close().await
     }
 
-    /// Waits until a message that has not left was tried that often.
+    /// Waits until messages that have not left were tried that often in all.
     pub(crate) async fn tried(&self, times: u64) -> Outcome<()> {
         let ledger = self.ledger().await?;
         let began = Instant::now();
-        while ledger.tries().await?.0 < times {
+        while ledger.tries().await? < times {
             if began.elapsed() > DRAINED_WITHIN {
-                return Err(format!("nothing was tried {times} times").into());
+                return Err(format!("there were not {times} tries").into());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -277,7 +295,7 @@ impl Site {
     /// How often messages were tried that have not left.
     pub(crate) async fn tries(&self) -> Outcome<u64> {
         let ledger = self.ledger().await?;
-        let tries = ledger.tries().await?.1;
+        let tries = ledger.tries().await?;
         ledger.close().await?;
         Ok(tries)
     }
@@ -291,7 +309,12 @@ impl Site {
     }
 
     /// Lets what was left open be done, waits until nothing is owed, stops the program, and compares.
-    pub(crate) async fn settle(&mut self, records: Records, allowed: Allowed, row: &mut Row) -> Outcome<Books> {
+    pub(crate) async fn settle(
+        &mut self,
+        records: Records,
+        allowed: Allowed,
+        row: &mut Row,
+    ) -> Outcome<Books> {
         self.drained().await?;
         let records = finish(&self.target(), records, Duration::from_secs(2)).await?;
         self.drained().await?;
@@ -320,6 +343,15 @@ impl Site {
         row.problems.append(&mut self.broken);
         Ok(books)
     }
+}
+
+/// Runs the program for one command, and gives what it said.
+async fn command(settings: &[(String, String)], arguments: &[&str]) -> Outcome<String> {
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut program = Program::start(arguments, &settings)?;
+    let status = program.ended().await?;
+    let said = program.said()?;
+    if status == 0 { Ok(said) } else { Err(format!("threepid {arguments:?}: {status}: {said}").into()) }
 }
 
 /// Lines of a log that no fault from outside explains.

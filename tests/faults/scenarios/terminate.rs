@@ -29,7 +29,8 @@ pub(super) async fn run(options: &Options) -> Outcome<Row> {
         let records = load.stop().await?;
         let books = site.books().await?;
         for journey in &records.journeys {
-            row.problems.extend(done_in_silence(&books, journey).map(|what| format!("{}: {what}", journey.address)));
+            row.problems
+                .extend(done_in_silence(&books, journey).map(|what| format!("{}: {what}", journey.address)));
         }
         site.start(0).await?;
         all.merge(records);

@@ -1,6 +1,7 @@
 //! The program `threepid` itself, run as an operator would: with arguments, environment and signals.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -46,11 +47,28 @@ impl Program {
     ///
     /// It was not built.
     pub fn start_limitable(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self, PeerError> {
-        let program = server_program()?;
-        let folder = temp_folder("threepid")?;
         // What is ignored stays so over exec.
-        let script = Spec::new("threepid", "/bin/sh").arg("-c").arg("trap '' XFSZ; exec \"$0\" \"$@\"");
-        let spec = arguments.iter().fold(script.arg(program), Spec::arg);
+        Self::start_by("trap '' XFSZ; exec \"$0\" \"$@\"", arguments, variables)
+    }
+
+    /// Starts `threepid` with its standard error led to `log`, such as `/dev/full`; nothing of it is in what it said.
+    ///
+    /// # Errors
+    ///
+    /// It was not built.
+    pub fn start_logging_to(
+        log: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self, PeerError> {
+        Self::start_by(&format!("exec \"$0\" \"$@\" 2>'{log}'"), arguments, variables)
+    }
+
+    /// Starts `threepid` from a shell's script that ends with its `exec`.
+    fn start_by(script: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self, PeerError> {
+        let folder = temp_folder("threepid")?;
+        let script = Spec::new("threepid", "/bin/sh").arg("-c").arg(script).arg(server_program()?);
+        let spec = arguments.iter().fold(script, Spec::arg);
         let spec = variables.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         Ok(Self { process: Process::start(spec, folder.path())?, folder })
     }
@@ -123,8 +141,9 @@ impl Program {
     ///
     /// It has not ended after 30 s.
     pub async fn ended(&mut self) -> Result<i32, PeerError> {
-        let process = std::cell::RefCell::new(&mut self.process);
-        wait_until("the program's end", STOPPED_WITHIN, || async { process.borrow_mut().status() }).await
+        let process = Mutex::new(&mut self.process);
+        let status = || process.lock().unwrap_or_else(PoisonError::into_inner).status();
+        wait_until("the program's end", STOPPED_WITHIN, || async { status() }).await
     }
 }
 
