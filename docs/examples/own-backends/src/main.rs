@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use own_backends::{json_store::JsonStore, spool_mailer::SpoolMailer};
-use threepid_adapters::homeserver::{HomeserverSettings, HomeserverTokens};
+use threepid_adapters::homeserver::{Homeserver, HomeserverSettings};
 use threepid_adapters::limits::{GovernorLimiter, LimitSettings};
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings};
@@ -12,19 +12,25 @@ use threepid_server::Builder;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Arc::new(JsonStore::open(Path::new("threepid.json"))?);
-    let homeserver = HomeserverSettings::new("http://127.0.0.1:8008".parse()?);
+    let homeserver = Homeserver::new(&HomeserverSettings::new("http://127.0.0.1:8008".parse()?))?;
+    let secrets = Arc::new(RingSecrets::new(&ServerKey::load_or_create(Path::new("server.key"))?));
+    let probing = secrets.clone();
     let app = Builder::new("https://matrix.example.org".parse()?)
         .store(store.clone())
         .outbox(store)
         .mailer(Arc::new(SpoolMailer::new(Path::new("spool"))))
-        .access_tokens(Arc::new(HomeserverTokens::new(&homeserver)?))
+        .access_tokens(Arc::new(homeserver.tokens()))
+        .reauthentication(Arc::new(
+            homeserver.reauthentication(move |user, sid| probing.probe_device_id(user, sid)),
+        ))
+        .capabilities(Arc::new(homeserver.abilities()))
         .rate_limiter(Arc::new(GovernorLimiter::new(LimitSettings::default())?))
         .templates(Arc::new(MinijinjaTemplates::new(&TemplateSettings {
             app_name: "matrix.example.org".to_owned(),
             folder: None,
         })?))
         .clock(Arc::new(SystemClock))
-        .secrets(Arc::new(RingSecrets::new(&ServerKey::load_or_create(Path::new("server.key"))?)))
+        .secrets(secrets)
         .build()?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8090").await?;
     Ok(app.serve(listener, None, async { drop(tokio::signal::ctrl_c().await) }).await?)
