@@ -13,7 +13,7 @@ pub mod lettre;
 pub mod limits;
 #[cfg(feature = "identity-server")]
 pub mod outbound;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sea_orm;
 #[cfg(feature = "secrets")]
 pub mod secrets;

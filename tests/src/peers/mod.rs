@@ -6,6 +6,7 @@ mod ca;
 mod chromium;
 mod nginx;
 mod node;
+mod postgres;
 mod process;
 mod program;
 mod smtp;
@@ -16,6 +17,7 @@ pub use ca::{Certificate, TestCa};
 pub use chromium::{Appearance, Chromium, ChromiumOptions, Element, Viewport};
 pub use nginx::{Nginx, front};
 pub use node::{NodeScript, ScriptOutput};
+pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{
     PeerError, artifacts, free_port, repository, server_program, target_folder, temp_folder, wait_until,
 };

@@ -1,7 +1,7 @@
 //! The database: opened, recognised, migrated.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,21 +13,56 @@ use sea_orm::{
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use tokio::sync::Notify;
 
+use super::engine::{Engine, Opened};
 use super::error::{ConnectError, StorageError};
-use super::migrations::{Migrator, SCHEMA_TABLE};
-use super::sqlite;
+use super::migrations::{Migrator, SCHEMA_TABLE, TABLES};
+
+/// The engines of this build, for messages.
+pub(super) const ENGINES: &str = if cfg!(all(feature = "sqlite", feature = "postgres")) {
+    "sqlite://path or postgres://user@host/database"
+} else if cfg!(feature = "sqlite") {
+    "sqlite://path"
+} else {
+    "postgres://user@host/database"
+};
 
 /// Where the database is and how it is used.
 #[derive(Clone)]
 pub struct ConnectSettings {
-    /// A path, or `sqlite://path` with `?mode=rwc` (the default: create the file where it is missing), `rw` or `ro`.
+    /// A path, or `sqlite://path` with `?mode=rwc` (the default: create the file where it is missing), `rw` or `ro`; or
+    /// `postgres://user:password@host:port/database` with libpq's parameters, such as `?sslmode=verify-full`.
     pub url: String,
-    /// How many connections read beside the one that writes. Default 4; at least 1.
-    pub readers: u32,
-    /// How long a write waits for another process that holds the file. Default 5 s.
-    pub busy_timeout: Duration,
-    /// How long a call waits for a free connection of this process. Default 10 s.
+    /// How long a call waits for a free connection of this process, or for a new one to be made. Default 5 s.
     pub acquire_timeout: Duration,
+    /// SQLite: how many connections read beside the one that writes. Default 4; at least 1.
+    pub readers: u32,
+    /// SQLite: how long a write waits for another process that holds the file. Default 5 s.
+    pub busy_timeout: Duration,
+    /// PostgreSQL: how many connections there are at most; two more tell and hear of messages. Default 10; at least 1.
+    pub connections: u32,
+    /// PostgreSQL: how long one statement may take, and how long a transaction may stand still. Default 10 s.
+    pub statement_timeout: Duration,
+    /// PostgreSQL: the password, where the URL has none.
+    pub password: Option<String>,
+    /// PostgreSQL: how far the connection is secured; what the URL says unless it is given, else [`Tls::Prefer`].
+    pub tls: Option<Tls>,
+    /// PostgreSQL: certificates (PEM) to trust instead of the well-known ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How far the connection to a server is secured; libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Clear text.
+    Disable,
+    /// TLS where the server has it, without a look at its certificate.
+    Prefer,
+    /// TLS, without a look at the certificate.
+    Require,
+    /// TLS with a certificate of a trusted authority.
+    VerifyCa,
+    /// TLS with a certificate of a trusted authority for this host.
+    VerifyFull,
 }
 
 impl ConnectSettings {
@@ -35,9 +70,14 @@ impl ConnectSettings {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            acquire_timeout: Duration::from_secs(5),
             readers: 4,
             busy_timeout: Duration::from_secs(5),
-            acquire_timeout: Duration::from_secs(10),
+            connections: 10,
+            statement_timeout: Duration::from_secs(10),
+            password: None,
+            tls: None,
+            ca_file: None,
         }
     }
 }
@@ -45,7 +85,7 @@ impl ConnectSettings {
 // A URL may hold a password.
 impl fmt::Debug for ConnectSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectSettings").field("readers", &self.readers).finish_non_exhaustive()
+        f.debug_struct("ConnectSettings").finish_non_exhaustive()
     }
 }
 
@@ -56,15 +96,27 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
-    path: PathBuf,
+    engine: Box<dyn Engine>,
     /// Keeps one permit from a commit that enqueues to the next call of `woken`.
-    enqueued: Notify,
+    enqueued: Arc<Notify>,
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Database").field(&self.0.path).finish()
+        f.debug_tuple("Database").field(&self.0.engine.name()).finish()
     }
+}
+
+/// Opens what the URL names, on the engine that it names.
+async fn open(settings: &ConnectSettings, enqueued: &Arc<Notify>) -> Result<Opened, ConnectError> {
+    #[cfg(feature = "postgres")]
+    if super::postgres::speaks(&settings.url) {
+        return super::postgres::open(settings, enqueued).await;
+    }
+    #[cfg(feature = "sqlite")]
+    return super::sqlite::open(settings).await;
+    #[cfg(not(feature = "sqlite"))]
+    Err(ConnectError::Url(format!("this build has no driver for it; use {ENGINES}")))
 }
 
 impl Database {
@@ -73,21 +125,21 @@ impl Database {
     /// # Errors
     /// [`ConnectError`]. A database of another program or of a newer threepid is left as it was.
     pub async fn connect(settings: &ConnectSettings) -> Result<Self, ConnectError> {
-        let sqlite::Opened { writer, readers, path } = sqlite::open(settings).await?;
-        let database = Self(Arc::new(Inner { writer, readers, path, enqueued: Notify::new() }));
-        if let Err(error) = database.claim_file().await {
+        let enqueued = Arc::new(Notify::new());
+        let Opened { writer, readers, engine } = open(settings, &enqueued).await?;
+        let database = Self(Arc::new(Inner { writer, readers, engine, enqueued }));
+        if let Err(error) = database.mark().await {
             database.close().await;
             return Err(error);
         }
         Ok(database)
     }
 
-    /// Marks the file as ours. It is written each time: better a refusal at start than at the first request.
-    async fn claim_file(&self) -> Result<(), ConnectError> {
+    async fn mark(&self) -> Result<(), ConnectError> {
         self.applied().await?;
         let mark = async {
             let transaction = self.begin().await?;
-            sqlite::mark(&transaction).await?;
+            self.0.engine.mark(&transaction).await?;
             transaction.commit().await
         };
         mark.await.map_err(|error| self.explain(&error))
@@ -99,9 +151,15 @@ impl Database {
     /// # Errors
     /// [`ConnectError`].
     pub async fn migrate(&self) -> Result<Vec<String>, ConnectError> {
-        let transaction = self.begin().await.map_err(|error| self.explain(&error))?;
+        let locked = async {
+            let transaction = self.begin().await?;
+            self.0.engine.lock_schema(&transaction).await?;
+            Ok(transaction)
+        };
+        let transaction = locked.await.map_err(|error| self.explain(&error))?;
         let pending = self.pending_in(&transaction).await?;
         if pending.is_empty() {
+            self.complete(&transaction).await?;
             return Ok(pending);
         }
         let apply = async {
@@ -111,6 +169,21 @@ impl Database {
         apply.await.map_err(|error| self.explain(&error))?;
         tracing::info!(steps = pending.join(", "), "the database was migrated");
         Ok(pending)
+    }
+
+    /// Refuses a schema whose record says that it is complete while a table is missing.
+    async fn complete(&self, transaction: &DatabaseTransaction) -> Result<(), ConnectError> {
+        let manager = SchemaManager::new(transaction);
+        for table in TABLES {
+            if !manager.has_table(table).await.map_err(|error| self.explain(&error))? {
+                return Err(self.half_migrated(format!("the table {table} is missing")));
+            }
+        }
+        Ok(())
+    }
+
+    fn half_migrated(&self, reason: String) -> ConnectError {
+        ConnectError::HalfMigrated { database: self.name().to_owned(), reason }
     }
 
     /// The steps of the schema that [`Database::migrate`] would apply, in order. Nothing is written.
@@ -149,11 +222,15 @@ impl Database {
     ) -> Result<Vec<String>, ConnectError> {
         let applied = read_applied(connection).await.map_err(|error| self.explain(&error))?;
         let known = Migrator::migrations();
-        match applied.iter().rfind(|name| !known.iter().any(|step| step.name() == name.as_str())) {
-            Some(unknown) => Err(ConnectError::Newer {
-                database: self.0.path.display().to_string(),
-                version: unknown.clone(),
-            }),
+        if let Some(unknown) =
+            applied.iter().rfind(|name| !known.iter().any(|step| step.name() == name.as_str()))
+        {
+            let version = unknown.clone();
+            return Err(ConnectError::Newer { database: self.name().to_owned(), version });
+        }
+        // Steps are applied in their order, so those that were are the first ones.
+        match known.iter().zip(&applied).find(|(step, name)| step.name() != name.as_str()) {
+            Some((step, _)) => Err(self.half_migrated(format!("the step {} was left out", step.name()))),
             None => Ok(applied),
         }
     }
@@ -161,13 +238,20 @@ impl Database {
     /// Closes every connection, after the calls that are under way. Later calls fail.
     pub async fn close(&self) {
         // Closing cannot fail in a way that anyone could act on; what was committed is on the disk.
+        self.0.engine.close().await;
         let _ = self.0.readers.close_by_ref().await;
         let _ = self.0.writer.close_by_ref().await;
     }
 
-    /// The file, for messages.
-    pub(super) fn path(&self) -> &Path {
-        &self.0.path
+    /// The database, for messages; without its password.
+    pub(super) fn name(&self) -> &str {
+        self.0.engine.name()
+    }
+
+    /// Wakes the relays: this process's and others'.
+    pub(super) fn ring(&self) {
+        self.0.enqueued.notify_one();
+        self.0.engine.announce();
     }
 
     pub(super) fn enqueued(&self) -> &Notify {
@@ -194,14 +278,14 @@ impl Database {
         self.0.writer.begin_with_options(options).await
     }
 
-    /// Reads a page of the file.
+    /// Reads what every start reads.
     pub(super) async fn check(&self) -> Result<(), StorageError> {
         read_applied(self.reader()).await?;
         Ok(())
     }
 
     fn explain(&self, error: &DbErr) -> ConnectError {
-        sqlite::explain_db(&self.0.path, error)
+        self.0.engine.explain(error)
     }
 }
 

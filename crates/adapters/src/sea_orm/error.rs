@@ -11,6 +11,9 @@ pub(super) enum StorageError {
     /// The database said no.
     #[error("{0}")]
     Database(String),
+    /// Another transaction was in the way, and nothing of this one was done: it may be tried again.
+    #[error("{0}")]
+    Collision(String),
     /// A row holds what this program would not have written.
     #[error("corrupt row in table {table}: {what}")]
     Corrupt {
@@ -35,6 +38,11 @@ impl StorageError {
 
 impl From<DbErr> for StorageError {
     fn from(error: DbErr) -> Self {
+        // PostgreSQL's serialization_failure and deadlock_detected.
+        let code = driver_error(&error).and_then(|error| error.as_database_error()?.code());
+        if matches!(code.as_deref(), Some("40001" | "40P01")) {
+            return Self::Collision(error.to_string());
+        }
         Self::Database(error.to_string())
     }
 }
@@ -73,8 +81,8 @@ pub enum ConnectError {
         reason: String,
     },
     /// The database was made by another program.
-    #[error("{} belongs to another program: name a database file of threepid's own", .0.display())]
-    AnotherProgram(PathBuf),
+    #[error("the database {0} belongs to another program: name a database of threepid's own")]
+    AnotherProgram(String),
     /// The database was migrated by a newer threepid.
     #[error(
         "the database {database} has schema {version}, which this version of threepid does not know: run the version that made it, or a newer one"
@@ -97,8 +105,69 @@ pub enum ConnectError {
         reason: String,
     },
     /// Another process held the database for too long.
-    #[error("the database {} is locked by another process: stop it, or try again", .0.display())]
-    Locked(PathBuf),
+    #[error("the database {0} is locked by another process: stop it, or try again")]
+    Locked(String),
+    /// The server does not let this user in.
+    #[error(
+        "the database {database} refuses the login: check user and password, and what the server allows ({reason})"
+    )]
+    Login {
+        /// Which database.
+        database: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// The server has no such database or schema.
+    #[error("the database {database} does not exist: create it, or name an existing one ({reason})")]
+    NoDatabase {
+        /// Which database.
+        database: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// The server takes no writes.
+    #[error(
+        "the database {0} is read-only: name the primary server, and see that default_transaction_read_only is off"
+    )]
+    StandBy(String),
+    /// The user may not do what has to be done.
+    #[error("the database {database} does not permit it: make this user the owner of its schema ({reason})")]
+    NotPermitted {
+        /// Which database.
+        database: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// Nobody answers there, or not now.
+    #[error(
+        "the database {database} cannot be reached: see that it runs and that its address is right ({reason})"
+    )]
+    Unreachable {
+        /// Which database.
+        database: String,
+        /// Why.
+        reason: String,
+    },
+    /// No connection that is as secure as it has to be.
+    #[error(
+        "the database {database} cannot be reached over TLS: check database.tls and database.ca_file ({reason})"
+    )]
+    Tls {
+        /// Which database.
+        database: String,
+        /// Why.
+        reason: String,
+    },
+    /// Tables and record of the schema contradict each other.
+    #[error(
+        "the database {database} is half migrated: restore a backup, or name an empty database ({reason})"
+    )]
+    HalfMigrated {
+        /// Which database.
+        database: String,
+        /// What is there or is not.
+        reason: String,
+    },
     /// Anything else that the database said.
     #[error("the database {database} does not answer: {reason}")]
     Failed {

@@ -1,29 +1,34 @@
 //! Durable storage through sea-orm: sessions, threepids, the outbox, the key's fingerprint, accounts of our own.
 //!
 //! ```text
-//! Database ──connect, migrate, claim_key──▶ one writer, some readers
+//! Database ──connect, migrate, claim_key──▶ an engine and its connections
 //!    ├── SeaOrmStore     the ports Store and Outbox
 //!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
 //! ```
 //!
 //! A unit of work is one transaction, which is finished whether or not its caller waits. Unique keys decide who came
 //! first, never a look before the write. No table holds a secret: tokens and client secrets are there as keyed hashes
-//! alone. What is SQLite's own stands in `sqlite.rs`; everything else is written for PostgreSQL alike.
+//! alone. What is an engine's own stands in `sqlite.rs` and `postgres.rs`, behind `engine.rs`; everything else is
+//! written once for both.
 
 mod accounts;
 mod connection;
+mod engine;
 mod entities;
 mod error;
 mod migrations;
 mod outbox;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod server_key;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests;
 
 pub use accounts::{IssueTokenError, LocalAccounts};
-pub use connection::{ConnectSettings, Database};
+pub use connection::{ConnectSettings, Database, Tls};
 pub use error::ConnectError;
 pub use server_key::ClaimKeyError;
 pub use store::SeaOrmStore;

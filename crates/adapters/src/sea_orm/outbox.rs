@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Order, Query, Value};
-use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter};
+use sea_orm::sea_query::{
+    CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Order, Query, Value,
+};
+use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, Iterable, QueryFilter};
 use threepid_domain::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
 use threepid_domain::ports::{Outbox, Unavailable};
 
@@ -68,12 +70,11 @@ impl SeaOrmStore {
         use outbox::Column::{Attempts, CreatedAt, DueAt, Id, LeaseId, LeasedUntil, State};
 
         let unleased = Condition::any().add(LeasedUntil.is_null()).add(LeasedUntil.lte(ms(now)));
+        let claimable = Condition::all().add(State.eq(outbox::QUEUED)).add(DueAt.lte(ms(now))).add(unleased);
         let due = Query::select()
             .column(Id)
             .from(outbox::Entity)
-            .and_where(State.eq(outbox::QUEUED))
-            .and_where(DueAt.lte(ms(now)))
-            .cond_where(unleased)
+            .cond_where(claimable.clone())
             .order_by(DueAt, Order::Asc)
             .order_by(CreatedAt, Order::Asc)
             .order_by(Id, Order::Asc)
@@ -81,13 +82,20 @@ impl SeaOrmStore {
             // PostgreSQL's claims pass each other; SQLite has one writer, and sea-query leaves this out for it.
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .take();
+        // Apart, since PostgreSQL may run a subquery more than once, and each time would find other rows to lock.
+        let due = CommonTableExpression::new().table_name("due").column(Id).query(due).to_owned();
+        let chosen = Query::select().column(Id).from("due").take();
         let lease = Query::update()
+            .with_cte(due)
             .table(outbox::Entity)
             .value(LeaseId, lease_id.as_str())
             .value(LeasedUntil, ms(until))
             .value(Attempts, Expr::col(Attempts).add(1))
-            .and_where(Id.in_subquery(due))
-            .returning_all()
+            .and_where(Id.in_subquery(chosen))
+            // Once more: it holds without SKIP LOCKED, too, where rivals wait for each other.
+            .cond_where(claimable)
+            // By name, since a newer version may add columns while this one runs.
+            .returning(Query::returning().columns(outbox::Column::iter()))
             .take();
         let rows = self.database().writer().query_all(&lease).await?;
         let mut rows = rows
@@ -128,10 +136,12 @@ impl SeaOrmStore {
             Settlement::Expired => settled(outbox::EXPIRED),
             Settlement::Dead { reason } => {
                 let mut columns = settled(outbox::DEAD);
-                columns.push((LastError, reason.into()));
+                columns.push((LastError, storable(&reason).into()));
                 columns
             }
-            Settlement::Retry { at, reason } => vec![(DueAt, ms(at).into()), (LastError, reason.into())],
+            Settlement::Retry { at, reason } => {
+                vec![(DueAt, ms(at).into()), (LastError, storable(&reason).into())]
+            }
         };
         let mut update = outbox::Entity::update_many()
             .col_expr(LeaseId, Expr::val(None::<String>))
@@ -145,4 +155,9 @@ impl SeaOrmStore {
         let updated = update.exec(self.database().writer()).await?;
         Ok(updated.rows_affected > 0)
     }
+}
+
+/// PostgreSQL's text holds no NUL, and what other servers say may.
+fn storable(reason: &str) -> String {
+    reason.replace('\0', "\u{fffd}")
 }

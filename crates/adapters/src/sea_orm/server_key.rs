@@ -46,7 +46,7 @@ impl Database {
         if known.as_deref() == Some(fingerprint) {
             Ok(())
         } else {
-            Err(ClaimKeyError::AnotherKey { database: self.path().display().to_string() })
+            Err(ClaimKeyError::AnotherKey { database: self.name().to_owned() })
         }
     }
 }

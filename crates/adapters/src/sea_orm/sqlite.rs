@@ -10,26 +10,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions, Connection};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqlxSqliteConnector};
 use tokio::time::Instant;
 
-use super::connection::ConnectSettings;
+use super::connection::{ConnectSettings, ENGINES};
+use super::engine::{Engine, Opened};
 use super::error::{ConnectError, driver_error};
 
 /// `application_id` of our files: "3pid" in ASCII. `file` and `PRAGMA application_id` show it.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
-
-/// A file of ours, opened.
-pub(super) struct Opened {
-    /// The one connection that writes.
-    pub(super) writer: DatabaseConnection,
-    /// The connections that read.
-    pub(super) readers: DatabaseConnection,
-    /// The file.
-    pub(super) path: PathBuf,
-}
 
 /// Opens the file that the settings name, without changing one that is not ours.
 pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectError> {
@@ -47,7 +39,7 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
         .await
         .map_err(|error| explain(&path, &error))?
         .then_some(())
-        .ok_or_else(|| ConnectError::AnotherProgram(path.clone()))?;
+        .ok_or_else(|| ConnectError::AnotherProgram(path.display().to_string()))?;
 
     let options =
         options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).foreign_keys(true);
@@ -55,7 +47,8 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     let reading = options.pragma("query_only", "ON");
     let readers =
         pool(settings, settings.readers.max(1), reading).await.map_err(|error| explain(&path, &error))?;
-    Ok(Opened { writer, readers, path })
+    let name = path.display().to_string();
+    Ok(Opened { writer, readers, engine: Box::new(SqliteFile { path, name }) })
 }
 
 /// Whether a missing file is to be made: unless another mode is asked for.
@@ -72,7 +65,7 @@ fn parse(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
             SqliteConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
         options.create_if_missing(creates(url))
     } else if let Some((scheme, _)) = url.split_once("://") {
-        return Err(ConnectError::Url(format!("this build has no driver for {scheme}; use sqlite://path")));
+        return Err(ConnectError::Url(format!("this build has no driver for {scheme}; use {ENGINES}")));
     } else {
         SqliteConnectOptions::new().filename(url).create_if_missing(true)
     };
@@ -116,10 +109,39 @@ async fn recognise(options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> 
     Ok(id == APPLICATION_ID || (id == 0 && tables == 0))
 }
 
-/// Writes our `application_id` into the file.
-pub(super) async fn mark(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-    transaction.execute_unprepared(&format!("PRAGMA application_id = {APPLICATION_ID}")).await?;
-    Ok(())
+/// The file that is open.
+struct SqliteFile {
+    path: PathBuf,
+    name: String,
+}
+
+#[async_trait]
+impl Engine for SqliteFile {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn mark(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+        transaction.execute_unprepared(&format!("PRAGMA application_id = {APPLICATION_ID}")).await?;
+        Ok(())
+    }
+
+    /// An IMMEDIATE transaction holds the whole file.
+    async fn lock_schema(&self, _transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+        Ok(())
+    }
+
+    fn explain(&self, error: &DbErr) -> ConnectError {
+        match driver_error(error) {
+            Some(error) => explain(&self.path, error),
+            None => ConnectError::Failed { database: self.name.clone(), reason: error.to_string() },
+        }
+    }
+
+    /// Other processes that have the file open look by themselves.
+    fn announce(&self) {}
+
+    async fn close(&self) {}
 }
 
 async fn pool(
@@ -159,12 +181,12 @@ fn is_busy(error: &sqlx::Error) -> bool {
 }
 
 /// What the operator has to mend.
-pub(super) fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
+fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
     let reason =
         || error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
     let path = path.to_owned();
     match code(error) {
-        Some(5 | 6) => ConnectError::Locked(path),
+        Some(5 | 6) => ConnectError::Locked(path.display().to_string()),
         Some(8) => ConnectError::ReadOnly(path),
         Some(10 | 13) => ConnectError::Disk { reason: reason(), path },
         Some(11 | 26) => ConnectError::NotADatabase { reason: reason(), path },
@@ -177,14 +199,9 @@ pub(super) fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
             Ok(_) => ConnectError::CannotOpen { reason: reason(), path },
         },
         Some(3 | 23) => ConnectError::CannotOpen { reason: reason(), path },
+        Some(1) if reason().contains("already exists") || reason().contains("no such ") => {
+            ConnectError::HalfMigrated { database: path.display().to_string(), reason: reason() }
+        }
         _ => ConnectError::Failed { database: path.display().to_string(), reason: reason() },
-    }
-}
-
-/// The same for what came through sea-orm.
-pub(super) fn explain_db(path: &Path, error: &DbErr) -> ConnectError {
-    match driver_error(error) {
-        Some(error) => explain(path, error),
-        None => ConnectError::Failed { database: path.display().to_string(), reason: error.to_string() },
     }
 }

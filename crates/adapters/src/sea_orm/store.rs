@@ -18,6 +18,9 @@ use super::error::{StorageError, unavailable};
 
 const PORT: &str = "store";
 
+/// So often a unit is tried that collides with others.
+const TRIES: usize = 10;
+
 /// Sessions, threepids and the outbox in one database. Clones are cheap and share it.
 #[derive(Clone, Debug)]
 pub struct SeaOrmStore {
@@ -34,20 +37,31 @@ impl SeaOrmStore {
         &self.database
     }
 
-    async fn transact(&self, unit: UnitOfWork) -> Result<(), ApplyError> {
-        let enqueues = unit.changes().iter().any(|change| matches!(change, Change::Enqueue(_)));
-        let transaction = self.database.begin().await?;
-        match apply(&transaction, unit).await {
-            Ok(()) => transaction.commit().await?,
-            Err(error) => {
-                transaction.rollback().await?;
-                return Err(error);
+    /// Runs a unit as one transaction, anew where the engine gave it up for another one's sake.
+    async fn transact(&self, unit: &UnitOfWork) -> Result<(), ApplyError> {
+        let mut tries = 1;
+        while let Err(error) = self.attempt(unit).await {
+            match error {
+                ApplyError::Storage(StorageError::Collision(_)) if tries < TRIES => tries += 1,
+                error => return Err(error),
             }
         }
-        if enqueues {
-            self.database.enqueued().notify_one();
+        if unit.changes().iter().any(|change| matches!(change, Change::Enqueue(_))) {
+            self.database.ring();
         }
         Ok(())
+    }
+
+    async fn attempt(&self, unit: &UnitOfWork) -> Result<(), ApplyError> {
+        let transaction = self.database.begin().await?;
+        if let Err(error) = apply(&transaction, unit).await {
+            // One that cannot be rolled back takes its connection with it, which undoes it, too.
+            if let Err(error) = transaction.rollback().await {
+                tracing::debug!(%error, "a transaction ended with its connection");
+            }
+            return Err(error);
+        }
+        Ok(transaction.commit().await?)
     }
 
     async fn find_session(
@@ -55,6 +69,9 @@ impl SeaOrmStore {
         column: validation_session::Column,
         value: &str,
     ) -> Result<Option<ValidationSession>, Unavailable> {
+        if !can_be_stored(value) {
+            return Ok(None);
+        }
         let query = validation_session::Entity::find().filter(column.eq(value));
         let find = async {
             query.one(self.database.reader()).await?.map(validation_session::Model::parse).transpose()
@@ -96,6 +113,9 @@ impl Store for SeaOrmStore {
     }
 
     async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
+        if !can_be_stored(sid.as_str()) {
+            return Ok(Vec::new());
+        }
         let query = remote_session::Entity::find().filter(remote_session::Column::Sid.eq(sid.as_str()));
         let find = async {
             let rows = query.all(self.database.reader()).await?;
@@ -112,6 +132,9 @@ impl Store for SeaOrmStore {
         server: &IdentityServerName,
         sid: &Sid,
     ) -> Result<Option<SpentProof>, Unavailable> {
+        if !can_be_stored(sid.as_str()) {
+            return Ok(None);
+        }
         let key = (server.as_str().to_owned(), sid.as_str().to_owned());
         let find = async {
             let row = spent_proof::Entity::find_by_id(key).one(self.database.reader()).await?;
@@ -135,6 +158,9 @@ impl Store for SeaOrmStore {
     }
 
     async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable> {
+        if !can_be_stored(session) {
+            return Ok(None);
+        }
         let query = challenge::Entity::find_by_id(session).filter(challenge::Column::IsSpent.eq(false));
         let find =
             async { query.one(self.database.reader()).await?.map(challenge::Model::parse).transpose() };
@@ -144,7 +170,7 @@ impl Store for SeaOrmStore {
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
         let store = self.clone();
         // In a task of its own: a caller that goes away does not take the transaction with it.
-        let task = tokio::spawn(async move { store.transact(unit).await }.in_current_span());
+        let task = tokio::spawn(async move { store.transact(&unit).await }.in_current_span());
         match task.await.map_err(StorageError::from) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ApplyError::Conflict(conflict))) => Err(CommitError::Conflict(conflict)),
@@ -155,6 +181,11 @@ impl Store for SeaOrmStore {
     async fn check(&self) -> Result<(), Unavailable> {
         self.database.check().await.map_err(unavailable(PORT))
     }
+}
+
+/// Whether a text that came from outside can be in a column: PostgreSQL's text holds no NUL.
+fn can_be_stored(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 /// A unit that is not applied.
@@ -182,25 +213,25 @@ impl From<DbErr> for ApplyError {
 }
 
 /// Applies a unit's changes in their order. On an error the transaction is to be rolled back.
-async fn apply(transaction: &DatabaseTransaction, unit: UnitOfWork) -> Result<(), ApplyError> {
-    for change in unit.into_changes() {
+async fn apply(transaction: &DatabaseTransaction, unit: &UnitOfWork) -> Result<(), ApplyError> {
+    for change in unit.changes() {
         match change {
             Change::PutSession(session) if session.record().revision == 0 => {
-                insert_session(transaction, &session).await?
+                insert_session(transaction, session).await?
             }
-            Change::PutSession(session) => update_session(transaction, &session).await?,
-            Change::PutThreepid(threepid) => put_threepid(transaction, &threepid).await?,
+            Change::PutSession(session) => update_session(transaction, session).await?,
+            Change::PutThreepid(threepid) => put_threepid(transaction, threepid).await?,
             Change::RemoveThreepid { user_id, address } => {
-                remove_threepid(transaction, &user_id, &address).await?
+                remove_threepid(transaction, user_id, address).await?
             }
-            Change::Enqueue(message) => enqueue(transaction, &message).await?,
-            Change::CancelUnbind(key) => cancel_unbind(transaction, &key).await?,
-            Change::PutRemoteSession(session) => put_remote_session(transaction, &session).await?,
-            Change::SpendProof(proof) => spend_proof(transaction, &proof).await?,
-            Change::PutBinding(binding) => put_binding(transaction, &binding).await?,
+            Change::Enqueue(message) => enqueue(transaction, message).await?,
+            Change::CancelUnbind(key) => cancel_unbind(transaction, key).await?,
+            Change::PutRemoteSession(session) => put_remote_session(transaction, session).await?,
+            Change::SpendProof(proof) => spend_proof(transaction, proof).await?,
+            Change::PutBinding(binding) => put_binding(transaction, binding).await?,
             Change::RemoveBinding(key) => remove_binding(transaction, key).await?,
-            Change::PutChallenge(challenge) => put_challenge(transaction, &challenge).await?,
-            Change::SpendChallenge(challenge) => spend_challenge(transaction, &challenge).await?,
+            Change::PutChallenge(challenge) => put_challenge(transaction, challenge).await?,
+            Change::SpendChallenge(challenge) => spend_challenge(transaction, challenge).await?,
         }
     }
     Ok(())
@@ -218,7 +249,7 @@ async fn insert_session(
     if inserted > 0 {
         return Ok(());
     }
-    // SQLite does not tell which of the two keys was taken.
+    // SQLite does not tell which of the two keys was taken. On PostgreSQL this read sees whoever it waited for.
     let known = validation_session::Entity::find_by_id(sid).one(transaction).await?;
     Err(if known.is_some() { Conflict::StaleSession } else { Conflict::SessionExists }.into())
 }
@@ -321,10 +352,10 @@ async fn put_binding(transaction: &DatabaseTransaction, binding: &Binding) -> Re
     Ok(())
 }
 
-async fn remove_binding(transaction: &DatabaseTransaction, key: BindingKey) -> Result<(), ApplyError> {
+async fn remove_binding(transaction: &DatabaseTransaction, key: &BindingKey) -> Result<(), ApplyError> {
     let BindingKey { user_id, address, server } = key;
     let (medium, address) = (address.medium().as_str().to_owned(), address.as_str().to_owned());
-    let key = (String::from(user_id), medium, address, String::from(server));
+    let key = (user_id.as_str().to_owned(), medium, address, server.as_str().to_owned());
     binding::Entity::delete_by_id(key).exec(transaction).await?;
     Ok(())
 }

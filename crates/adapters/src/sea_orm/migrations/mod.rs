@@ -13,6 +13,20 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 /// Where applied steps are recorded.
 pub(super) const SCHEMA_TABLE: &str = "schema_migration";
 
+/// Every table that the steps make.
+pub(super) const TABLES: [&str; 10] = [
+    "account",
+    "account_token",
+    "binding",
+    "challenge",
+    "outbox",
+    "remote_session",
+    "server_key",
+    "spent_proof",
+    "threepid",
+    "validation_session",
+];
+
 /// The steps, oldest first.
 pub(super) struct Migrator;
 

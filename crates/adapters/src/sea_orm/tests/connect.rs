@@ -104,13 +104,25 @@ async fn a_newer_database_is_refused_and_left_alone() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_half_migrated_database_is_refused() -> TestResult {
+    for half in ["DROP TABLE binding", "DELETE FROM schema_migration WHERE version = 'm0001_first_thread'"] {
+        let folder = tempfile::tempdir()?;
+        let database = open(&folder).await?;
+        database.writer().execute_unprepared(half).await?;
+        let Err(error) = database.migrate().await else { return Err("it was not refused".into()) };
+        assert!(matches!(error, ConnectError::HalfMigrated { .. }), "{half}: {error:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_failed_migration_leaves_nothing_behind() -> TestResult {
     let folder = tempfile::tempdir()?;
     let database = Database::connect(&ConnectSettings::new(url(&folder))).await?;
     let pending = database.pending_migrations().await?;
     // The last step's last table is in the way, so everything before it has been created when it fails.
     database.writer().execute_unprepared("CREATE TABLE challenge (x)").await?;
-    assert!(matches!(database.migrate().await, Err(ConnectError::Failed { .. })));
+    assert!(matches!(database.migrate().await, Err(ConnectError::HalfMigrated { .. })));
     assert_eq!(database.schema_version().await?, None);
     database.writer().execute_unprepared("DROP TABLE challenge").await?;
     assert_eq!(database.migrate().await?, pending);
@@ -198,7 +210,10 @@ async fn an_unusable_url_is_refused_without_its_secrets() -> TestResult {
         ":memory:",
         "sqlite://x.db?mode=memory",
         "sqlite://x.db?mode=odd",
-        "postgres://threepid:hush@db.example/threepid",
+        "mysql://threepid:hush@db.example/threepid",
+        "postgres://threepid:hush@db.example",
+        "postgres://threepid:hush@db.example/threepid?ssl_mode=verify-full",
+        "postgres://threepid:hush@db.example/threepid?sslmode=maybe",
     ] {
         let error = refusal(url).await?;
         assert!(matches!(error, ConnectError::Url(_)), "{url}: {error:?}");
