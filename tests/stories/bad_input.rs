@@ -204,7 +204,7 @@ async fn what_is_no_proof_is_refused_and_adds_nothing() -> Story {
         "M_THREEPID_AUTH_FAILED",
     ));
     every_row_is_refused(&server, THREEPIDS, Some(&alice), rows).await?;
-    for token in ["", "wrong", "threepid_", &"x".repeat(4000)] {
+    for token in ["", "wrong", "threepid_guess", &"x".repeat(4000)] {
         let status = server.list(token).await?.status;
         assert_eq!(status, 401, "{token}");
     }
