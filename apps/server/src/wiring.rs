@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver};
+use threepid_adapters::identity_server::{
+    HyperIdentityServer, IdentityServerSettings, IdentityServerSettingsError, ServerSettings, SigningKey,
+    SigningKeyError,
+};
 use threepid_adapters::lettre::{
     self, FileMailer, InvalidSmtpSettings, MemoryMailer, SmtpMailer, SmtpSecurity, SmtpSettings,
 };
 use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
+use threepid_adapters::outbound::OutboundSettings;
 use threepid_adapters::sea_orm::{
     ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore,
 };
@@ -22,7 +27,8 @@ use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
 
 use crate::cli::Failure;
 use crate::config::{
-    Accounts, Config, HomeserverAccounts, KeySource, MailTransport, Rate, Security, Sender, SmtpServer,
+    Accounts, Config, HomeserverAccounts, IdentityConfig, KeySource, MailTransport, Rate, Security, Sender,
+    SmtpServer,
 };
 use crate::demo::{Caught, Letter};
 
@@ -99,6 +105,9 @@ impl Opened {
         }
         if let Some(capabilities) = asking.capabilities {
             builder = builder.capabilities(capabilities);
+        }
+        if let Some(identity_servers) = identity_servers(&config.identity)? {
+            builder = builder.identity_servers(Arc::new(identity_servers));
         }
         if config.asks_again {
             builder = builder.reauthentication(asking.reauthentication);
@@ -225,6 +234,7 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
     if let Accounts::Homeserver(accounts) = &config.accounts {
         homeserver(accounts)?;
     }
+    identity_servers(&config.identity)?;
     if let KeySource::Value(_) = &config.server_key {
         server_key(config)?;
     }
@@ -346,6 +356,46 @@ fn templates(config: &Config) -> Result<MinijinjaTemplates, Failure> {
     let settings =
         TemplateSettings { app_name: config.mail.app_name.clone(), folder: config.templates.clone() };
     MinijinjaTemplates::new(&settings).map_err(|error| Failure::setting("templates.folder", &error))
+}
+
+/// What asks identity servers; `None` where there is none to ask, and no key to ask one with to forget what it knows.
+fn identity_servers(identity: &IdentityConfig) -> Result<Option<HyperIdentityServer>, Failure> {
+    if identity.servers.is_empty() && identity.signing_key.is_none() {
+        return Ok(None);
+    }
+    let signing_key = identity.signing_key.as_ref().map(|(file, homeserver)| {
+        SigningKey::read(file, homeserver).map_err(|error| {
+            let setting = match &error {
+                SigningKeyError::Homeserver(_) => "signing_key.homeserver",
+                _ => "signing_key.file",
+            };
+            Failure::setting(setting, &error)
+        })
+    });
+    let servers = identity.servers.iter().map(|server| {
+        let base_url = server.base_url.as_ref().map(|url| url.0.clone());
+        (server.name.clone(), ServerSettings { base_url, v1_form: server.v1_form })
+    });
+    let settings = IdentityServerSettings {
+        servers: servers.collect(),
+        outbound: OutboundSettings {
+            allow: identity.allow_networks.clone(),
+            extra_ca_file: identity.ca_file.clone(),
+            ..OutboundSettings::default()
+        },
+        timeout: identity.timeout,
+        unbind_timeout: identity.unbind_timeout,
+        max_answer_bytes: identity.max_answer_bytes,
+        signing_key: signing_key.transpose()?,
+    };
+    let made = HyperIdentityServer::new(settings).map_err(|error| {
+        let setting = match &error {
+            IdentityServerSettingsError::BaseUrl { .. } => "identity_servers",
+            IdentityServerSettingsError::Outbound(_) => "identity.ca_file",
+        };
+        Failure::setting(setting, &error)
+    });
+    made.map(Some)
 }
 
 fn homeserver(accounts: &HomeserverAccounts) -> Result<Homeserver, Failure> {

@@ -6,7 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use threepid_domain::model::{AddressRules, Lifetimes, Medium, Rule};
+use ipnet::IpNet;
+use threepid_domain::model::{
+    AddressRules, Lifetimes, Medium, Rule, TrustedServer, TrustedServers, Validation,
+};
 use threepid_domain::use_cases::{Changes, DeprecatedAdd, Policy, RetryPolicy};
 use threepid_server::{ForwardingHeader, HttpSettings};
 use url::Url;
@@ -15,11 +18,14 @@ use super::Problem;
 use super::settings::{self, Settings};
 use super::values::{
     self, AccountsChoice, AddressRule, BaseUrl, DeprecatedAddChoice, LogFormat, Mailbox,
-    ReauthenticationChoice, Secret, Security, Span, Transport,
+    ReauthenticationChoice, Secret, Security, Span, Transport, TrustedIdentityServer, ValidationChoice,
 };
 
 /// A limit that takes longer to come back is no rate.
 const LONGEST_REFILL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A client waits for its deletion so long.
+const LONGEST_UNBIND: Duration = Duration::from_secs(10);
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -31,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) accounts: Accounts,
     /// Who asks again; it is the one that knows access tokens, or nobody.
     pub(crate) asks_again: bool,
+    pub(crate) identity: IdentityConfig,
     pub(crate) mail: MailConfig,
     pub(crate) policy: Policy,
     pub(crate) limits: settings::Limits,
@@ -69,6 +76,19 @@ pub(crate) struct HomeserverAccounts {
     pub(crate) timeout: Duration,
     pub(crate) remember: Duration,
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// How identity servers are asked.
+#[derive(Clone, Debug)]
+pub(crate) struct IdentityConfig {
+    pub(crate) servers: Vec<TrustedIdentityServer>,
+    pub(crate) timeout: Duration,
+    pub(crate) unbind_timeout: Duration,
+    pub(crate) max_answer_bytes: usize,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) allow_networks: Vec<IpNet>,
+    /// The homeserver's key file and name.
+    pub(crate) signing_key: Option<(PathBuf, String)>,
 }
 
 /// How mails look and leave.
@@ -205,7 +225,14 @@ impl Config {
             DeprecatedAddChoice::IdentityServerOnly => DeprecatedAdd::IdentityServerOnly,
             DeprecatedAddChoice::Off => DeprecatedAdd::Off,
         };
-        judge.warn_about_adding(asks_again, deprecated_add, changes);
+        let (trusted, validation) = judge.trust(&settings.identity_servers, settings.validation);
+        let undercuts = match deprecated_add {
+            DeprecatedAdd::On => true,
+            DeprecatedAdd::IdentityServerOnly => trusted.first_that_validates().is_some(),
+            DeprecatedAdd::Off => false,
+        };
+        judge.warn_about_adding(asks_again, undercuts, changes);
+        let identity = judge.identity(settings.identity_servers, settings.identity, settings.signing_key);
         judge.warn_about_clear_text(public_base_url.as_ref().map(|url| &url.0), &settings.listen, &transport);
         let (Some(public_base_url), Some(transport), Some(accounts), Some(server_key)) =
             (public_base_url, transport, accounts, server_key)
@@ -223,8 +250,18 @@ impl Config {
             server_key,
             accounts,
             asks_again,
+            identity,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
-            policy: Policy { lifetimes, rules, sends_mail, changes, deprecated_add, ..Policy::default() },
+            policy: Policy {
+                lifetimes,
+                rules,
+                sends_mail,
+                changes,
+                deprecated_add,
+                validation,
+                trusted,
+                ..Policy::default()
+            },
             limits: settings.limits,
             http,
             retry,
@@ -348,7 +385,70 @@ impl Judge {
         }
     }
 
-    fn warn_about_adding(&mut self, asks_again: bool, deprecated_add: DeprecatedAdd, changes: Changes) {
+    /// Whom to trust for what.
+    fn trust(
+        &mut self,
+        servers: &[TrustedIdentityServer],
+        validation: ValidationChoice,
+    ) -> (TrustedServers, Validation) {
+        for (index, server) in servers.iter().enumerate() {
+            let is_new = servers.iter().take(index).all(|earlier| earlier.name != server.name);
+            self.must(is_new, &format!("identity_servers[{index}].name"), "is there twice");
+        }
+        let trusted = servers.iter().map(|server| TrustedServer {
+            name: server.name.clone(),
+            validates: server.validates,
+            binds: server.binds,
+        });
+        let trusted = TrustedServers::new(trusted.collect());
+        let validation = match validation {
+            ValidationChoice::Direct => Validation::Direct,
+            ValidationChoice::IdentityServer => Validation::IdentityServer,
+        };
+        self.must(
+            validation == Validation::Direct || trusted.first_that_validates().is_some(),
+            "validation",
+            "can be \"identity_server\" only where one of identity_servers has validates = true",
+        );
+        (trusted, validation)
+    }
+
+    fn identity(
+        &mut self,
+        servers: Vec<TrustedIdentityServer>,
+        identity: settings::Identity,
+        signing_key: settings::SigningKey,
+    ) -> IdentityConfig {
+        self.must(identity.max_answer_bytes > 0, "identity.max_answer_bytes", "must be more than 0 bytes");
+        self.must(
+            identity.unbind_timeout.0 <= LONGEST_UNBIND,
+            "identity.unbind_timeout",
+            "must be at most \"10s\": clients wait for it",
+        );
+        let signing_key = match (signing_key.file, signing_key.homeserver) {
+            (Some(file), Some(homeserver)) => Some((file, homeserver)),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.wrong("signing_key.homeserver", "is required with signing_key.file");
+                None
+            }
+            (None, Some(_)) => {
+                self.wrong("signing_key.file", "is required with signing_key.homeserver");
+                None
+            }
+        };
+        IdentityConfig {
+            servers,
+            timeout: self.positive("identity.timeout", identity.timeout),
+            unbind_timeout: self.positive("identity.unbind_timeout", identity.unbind_timeout),
+            max_answer_bytes: identity.max_answer_bytes,
+            ca_file: identity.ca_file,
+            allow_networks: identity.allow_networks.into_iter().map(|network| network.0).collect(),
+            signing_key,
+        }
+    }
+
+    fn warn_about_adding(&mut self, asks_again: bool, deprecated_add_undercuts: bool, changes: Changes) {
         if changes == Changes::Forbidden {
             return;
         }
@@ -358,11 +458,11 @@ impl Judge {
                 "is \"none\": whoever has an access token can add an address of their own to its account, and reset \
                  its password by mail where the homeserver does that",
             ));
-        } else if deprecated_add == DeprecatedAdd::On {
+        } else if deprecated_add_undercuts {
             self.warnings.push(Problem::new(
                 "deprecated_add",
-                "is \"on\": POST /account/3pid adds an address without asking again who is there, so a stolen access \
-                 token is enough; make it \"off\" once no client needs it",
+                "is not \"off\": POST /account/3pid adds an address without asking again who is there, so a stolen \
+                 access token is enough; make it \"off\" once no client needs it",
             ));
         }
     }

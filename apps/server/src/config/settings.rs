@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::declare::settings;
 use super::values::{
     AccountsChoice, AddressRule, BaseUrl, DeprecatedAddChoice, ForwardingHeader, LogFormat, Mailbox, Network,
-    ReauthenticationChoice, Secret, Security, Span, Transport,
+    ReauthenticationChoice, Secret, Security, Span, Transport, TrustedIdentityServer, ValidationChoice,
 };
 
 settings! {
@@ -30,6 +30,13 @@ settings! {
         deprecated_add: DeprecatedAddChoice = DeprecatedAddChoice::On,
         /// Whether accounts may change their contacts. Clients learn it from `GET /capabilities` (`m.3pid_changes`).
         changes: bool = true,
+        /// Who validates addresses: "direct" this server, which sends the mails itself, "identity_server" the first of
+        /// `identity_servers` that `validates`, or the one of these that a client names.
+        validation: ValidationChoice = ValidationChoice::Direct,
+        /// The identity servers that are trusted. One that `binds` may be named by clients to bind and unbind. One that
+        /// `validates` may prove any address that nobody has yet, so it has to be as trustworthy as this server. It is
+        /// asked at `base_url`, or else at `https://` and its name; `v1_form` is for one that reads only forms on v1.
+        identity_servers: Vec<TrustedIdentityServer> = Vec::new() => "[{ name = \"vector.im\" }]",
     }
     sections {
         /// Where sessions, contacts and unsent mails are kept.
@@ -39,6 +46,11 @@ settings! {
         server_key: ServerKey,
         /// The homeserver whose accounts these are.
         homeserver: Homeserver,
+        /// How identity servers are asked.
+        identity: Identity,
+        /// The homeserver's signing key, under which identity servers are asked to forget bindings. Without it they are
+        /// not asked, and clients are told `no-support`.
+        signing_key: SigningKey,
         /// The mails that prove addresses.
         mail: Mail,
         /// Which addresses may be added. A denied address is denied even if it is allowed; where there are allow rules
@@ -93,6 +105,34 @@ settings! {
         remember: Span = Span::seconds(60),
         /// Certificates (PEM) that are trusted besides the system's.
         ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+    }
+}
+
+settings! {
+    /// `[identity]`
+    Identity {
+        /// How long an identity server may take, from the look-up of its name to the last byte. More than zero.
+        timeout: Span = Span::seconds(10),
+        /// The same for an unbind, since a client waits for its deletion meanwhile. More than zero and at most 10s.
+        unbind_timeout: Span = Span::seconds(8),
+        /// The longest answer that is read, in bytes. More than zero.
+        max_answer_bytes: usize = 64 * 1024,
+        /// Certificates (PEM) that are trusted besides the system's.
+        ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+        /// Networks that are connected to although they are private or special. Only names that have no `base_url` are
+        /// judged by where they lead.
+        allow_networks: Vec<Network> = Vec::new() => "[\"10.0.0.0/8\"]",
+    }
+}
+
+settings! {
+    /// `[signing_key]`
+    SigningKey {
+        /// The file: Synapse's `*.signing.key` or Dendrite's `matrix_key.pem`. Nobody but the user whom this server runs
+        /// as may read it.
+        file: Option<PathBuf> = None => "\"/etc/threepid/homeserver.signing.key\"",
+        /// The homeserver's name, as user IDs end with it. Required with `file`.
+        homeserver: Option<String> = None => "\"example.org\"",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use threepid_domain::model::{IdentityServerName, Validation};
 use threepid_domain::use_cases::{Changes, DeprecatedAdd};
 
 use super::*;
@@ -70,6 +71,56 @@ fn whatever_undercuts_reauthentication_is_warned_about() -> Outcome {
 }
 
 #[test]
+fn identity_servers_are_trusted_for_what_the_settings_say() -> Outcome {
+    let toml = format!(
+        r#"{LEAST}
+validation = "identity_server"
+deprecated_add = "identity_server_only"
+
+[identity]
+allow_networks = ["10.0.0.0/8"]
+
+[signing_key]
+file = "the.key"
+homeserver = "example.org"
+
+[[identity_servers]]
+name = "Binds.example"
+
+[[identity_servers]]
+name = "both.example:8090"
+base_url = "http://127.0.0.1:8090"
+validates = true
+v1_form = true
+
+[[identity_servers]]
+name = "neither.example"
+binds = false
+"#
+    );
+    let config = read(&toml, &[])?;
+    let name = IdentityServerName::parse;
+    let trusted = &config.policy.trusted;
+    for (server, validates, binds) in [
+        ("binds.example", false, true),
+        ("both.example:8090", true, true),
+        ("neither.example", false, false),
+        ("other.example", false, false),
+    ] {
+        assert_eq!((trusted.validates(&name(server)?), trusted.binds(&name(server)?)), (validates, binds));
+    }
+    assert_eq!(config.policy.validation, Validation::IdentityServer);
+    let identity = config.identity;
+    let [binds, both, _] = identity.servers.as_slice() else { return Err("three servers".into()) };
+    assert!(binds.base_url.is_none() && !binds.v1_form && both.base_url.is_some() && both.v1_form);
+    assert_eq!(identity.allow_networks, ["10.0.0.0/8".parse()?]);
+    assert_eq!(identity.signing_key, Some(("the.key".into(), "example.org".to_owned())));
+    let warned: Vec<_> = config.warnings.iter().map(|warning| warning.setting.as_str()).collect();
+    assert_eq!(warned, ["deprecated_add"], "an identity server can prove an address without a password");
+    Ok(())
+}
+
+#[test]
 fn changes_can_be_switched_off() -> Outcome {
     let config = read(&format!("changes = false\ndeprecated_add = \"off\"{LEAST}"), &[])?;
     assert_eq!(config.policy.changes, Changes::Forbidden);
@@ -89,6 +140,21 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("accounts = \"remote\"", "accounts", "`homeserver` or `local`"),
         ("reauthentication = \"maybe\"", "reauthentication", "`homeserver`, `local`, `none`"),
         ("reauthentication = \"local\"", "reauthentication", "only where accounts is"),
+        ("validation = \"identity_server\"", "validation", "only where one of identity_servers"),
+        ("identity_servers = [{ name = \"https://a.example\" }]", "identity_servers", "without scheme"),
+        ("identity_servers = [{ name = \"a.example\", bind = true }]", "identity_servers", "bind"),
+        ("identity_servers = [{ base_url = \"https://a.example\" }]", "identity_servers", "name"),
+        (
+            "identity_servers = [{ name = \"a.example\" }, { name = \"A.example\" }]",
+            "identity_servers[1].name",
+            "twice",
+        ),
+        ("identity.timeout = \"0s\"", "identity.timeout", "longer than zero"),
+        ("identity.unbind_timeout = \"11s\"", "identity.unbind_timeout", "at most"),
+        ("identity.max_answer_bytes = 0", "identity.max_answer_bytes", "more than 0 bytes"),
+        ("identity.allow_networks = [\"home\"]", "identity.allow_networks", "IP address"),
+        ("signing_key.file = \"key\"", "signing_key.homeserver", "is required with"),
+        ("signing_key.homeserver = \"a.example\"", "signing_key.file", "is required with"),
         ("deprecated_add = true", "deprecated_add", "expected"),
         ("changes = \"no\"", "changes", "boolean"),
         ("limits.password_per_account.burst = 0", "limits.password_per_account.burst", "at least 1"),

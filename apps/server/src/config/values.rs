@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, Error as _};
-use threepid_domain::model::{EmailAddress, Medium};
+use threepid_domain::model::{EmailAddress, IdentityServerName, Medium};
 use url::Url;
 
 use super::declare::{Value, quoted};
@@ -150,6 +150,33 @@ impl Value for AddressRule {
     }
 }
 
+/// An identity server that is trusted, and what for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrustedIdentityServer {
+    pub(crate) name: IdentityServerName,
+    pub(crate) base_url: Option<BaseUrl>,
+    #[serde(default)]
+    pub(crate) validates: bool,
+    #[serde(default = "yes")]
+    pub(crate) binds: bool,
+    #[serde(default)]
+    pub(crate) v1_form: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Value for TrustedIdentityServer {
+    const WANTS: &'static str = "list of { name = \"…\", base_url = \"…\", validates = false, binds = true, v1_form = false }, all but the name optional";
+    const QUOTED: bool = false;
+
+    fn toml(&self) -> Option<String> {
+        None
+    }
+}
+
 /// Declares a setting that is one of a few words.
 macro_rules! choice {
     ($( $(#[doc = $doc:literal])+ $name:ident { $( $(#[doc = $variant_doc:literal])+ $variant:ident = $word:literal, )+ } )*) => {$(
@@ -198,6 +225,13 @@ choice! {
         IdentityServerOnly = "identity_server_only",
         /// Nothing.
         Off = "off",
+    }
+    /// Who validates addresses.
+    ValidationChoice {
+        /// This server.
+        Direct = "direct",
+        /// An identity server.
+        IdentityServer = "identity_server",
     }
     /// How mail leaves.
     Transport {

@@ -31,10 +31,13 @@ use super::client::{Client, NoAnswer, Question, Repeat};
 
 const DELETE_DEVICES: &str = "/_matrix/client/v3/delete_devices";
 
+/// Names the device that cannot exist.
+type Probe = dyn Fn(&UserId, &Sid) -> DeviceId + Send + Sync;
+
 /// [`Reauthentication`] by the homeserver.
 pub struct HomeserverReauthentication {
     client: Client,
-    probe: Arc<dyn Fn(&UserId, &Sid) -> DeviceId + Send + Sync>,
+    probe: Arc<Probe>,
 }
 
 /// What an answer comes to, before it is known what it answers.

@@ -334,12 +334,12 @@ pub async fn an_imported_address_changes_nothing_that_is_there(backend: &Backend
     let store = &*backend.store;
     let imported = threepid("@alice:example.org", "alice@example.org");
     commit(store, UnitOfWork::new().import_threepid(imported.clone())).await;
-    assert_eq!(listed(store, "@alice:example.org").await, [imported.clone()]);
+    assert_eq!(listed(store, "@alice:example.org").await, std::slice::from_ref(&imported));
     for at in [0, NOW.as_ms() + 5_000] {
         let at = Timestamp::from_ms(at);
         let again = Threepid { validated_at: at, added_at: at, ..imported.clone() };
         commit(store, UnitOfWork::new().import_threepid(again)).await;
-        assert_eq!(listed(store, "@alice:example.org").await, [imported.clone()]);
+        assert_eq!(listed(store, "@alice:example.org").await, std::slice::from_ref(&imported));
     }
     let fresh = threepid("@bob:example.org", "bob@example.org");
     let others = threepid("@bob:example.org", "alice@example.org");
