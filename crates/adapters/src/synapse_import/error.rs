@@ -13,9 +13,6 @@ pub enum OpenSynapseError {
     /// Neither SQLite nor PostgreSQL.
     #[error("{0}:// is none of Synapse's databases: name the path of its SQLite file, or a postgres:// URL")]
     Scheme(String),
-    /// The driver is not built in.
-    #[error("this build has no driver for PostgreSQL")]
-    NoDriver,
     /// It is a database, and not Synapse's.
     #[error("this is not a database of Synapse's, or this user may not read it: {0}")]
     NotSynapse(String),
@@ -35,12 +32,4 @@ pub(super) fn driver_text(error: &DbErr) -> String {
         other => other.to_string(),
     };
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Why PostgreSQL was not reached.
-pub(super) fn connecting(error: &DbErr) -> OpenSynapseError {
-    match error {
-        DbErr::Conn(RuntimeErr::Internal(_)) => OpenSynapseError::NoDriver,
-        other => OpenSynapseError::Failed(driver_text(other)),
-    }
 }

@@ -118,7 +118,7 @@ async fn postgres(url: &str) -> Result<DatabaseConnection, OpenSynapseError> {
     url.query_pairs_mut().append_pair("options[default_transaction_read_only]", "on");
     let mut options = ConnectOptions::new(url);
     options.max_connections(1).sqlx_logging(false);
-    Database::connect(options).await.map_err(|error| error::connecting(&error))
+    Database::connect(options).await.map_err(|error| OpenSynapseError::Failed(error::driver_text(&error)))
 }
 
 #[async_trait]
