@@ -13,7 +13,7 @@ use threepid_adapters::lettre::{
 use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
 use threepid_adapters::outbound::OutboundSettings;
 use threepid_adapters::sea_orm::{
-    ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore,
+    ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore, Tls,
 };
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
 use threepid_adapters::synapse_import::SynapseContacts;
@@ -27,8 +27,8 @@ use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
 
 use crate::cli::Failure;
 use crate::config::{
-    Accounts, Config, HomeserverAccounts, IdentityConfig, KeySource, MailTransport, Rate, Security, Sender,
-    SmtpServer,
+    Accounts, Config, DatabaseTls, HomeserverAccounts, IdentityConfig, KeySource, MailTransport, Rate,
+    Security, Sender, SmtpServer,
 };
 use crate::demo::{Caught, Letter};
 
@@ -300,8 +300,23 @@ pub(crate) fn memory_mailer() -> Result<(Arc<dyn Mailer>, Caught), Failure> {
 }
 
 async fn connect(config: &Config) -> Result<Database, Failure> {
-    let mut settings = ConnectSettings::new(&config.database.url);
-    settings.readers = config.database.readers;
+    let database = &config.database;
+    let settings = ConnectSettings {
+        acquire_timeout: database.acquire_timeout,
+        readers: database.readers,
+        connections: database.connections,
+        statement_timeout: database.statement_timeout,
+        password: database.password.as_ref().map(|password| password.expose().to_owned()),
+        tls: database.tls.map(|tls| match tls {
+            DatabaseTls::Disable => Tls::Disable,
+            DatabaseTls::Prefer => Tls::Prefer,
+            DatabaseTls::Require => Tls::Require,
+            DatabaseTls::VerifyCa => Tls::VerifyCa,
+            DatabaseTls::VerifyFull => Tls::VerifyFull,
+        }),
+        ca_file: database.ca_file.clone(),
+        ..ConnectSettings::new(database.url.expose())
+    };
     Database::connect(&settings).await.map_err(|error| Failure::plain(&error))
 }
 

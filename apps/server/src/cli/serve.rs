@@ -24,7 +24,7 @@ pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
         version = env!("CARGO_PKG_VERSION"),
         listen = %listener.local_addr().map_err(listening)?,
         public_base_url = %config.public_base_url,
-        database = config.database.url,
+        database = %config.database.url,
         mail = %config.mail.transport,
         accounts = match &config.accounts {
             Accounts::Homeserver(homeserver) => homeserver.base_url.as_str(),

@@ -15,9 +15,10 @@ use threepid_server::{ForwardingHeader, HttpSettings};
 use url::Url;
 
 use super::Problem;
+use super::database::DatabaseConfig;
 use super::settings::{self, Settings};
 use super::values::{
-    self, AccountsChoice, AddressRule, BaseUrl, DeprecatedAddChoice, LogFormat, Mailbox,
+    self, AccountsChoice, AddressRule, BaseUrl, DatabaseUrl, DeprecatedAddChoice, LogFormat, Mailbox,
     ReauthenticationChoice, Secret, Security, Span, Transport, TrustedIdentityServer, ValidationChoice,
 };
 
@@ -32,7 +33,7 @@ const LONGEST_UNBIND: Duration = Duration::from_secs(10);
 pub(crate) struct Config {
     pub(crate) public_base_url: Url,
     pub(crate) listen: SocketAddr,
-    pub(crate) database: settings::Database,
+    pub(crate) database: DatabaseConfig,
     pub(crate) server_key: KeySource,
     pub(crate) accounts: Accounts,
     /// Who asks again; it is the one that knows access tokens, or nobody.
@@ -157,7 +158,7 @@ impl Config {
             listen: address,
             accounts: AccountsChoice::Local,
             database: settings::Database {
-                url: folder.join("threepid.db").to_string_lossy().into_owned(),
+                url: DatabaseUrl::new(folder.join("threepid.db").to_string_lossy()),
                 ..Default::default()
             },
             mail: settings::Mail {
@@ -184,7 +185,8 @@ impl Config {
         let transport = mail_transport(&settings.mail, &mut judge);
         let accounts = accounts(settings.accounts, settings.homeserver, &mut judge);
         let asks_again = judge.asks_again(settings.reauthentication, settings.accounts);
-        let server_key = key_source(settings.server_key, &settings.database.url, &mut judge);
+        let database = DatabaseConfig::new(settings.database, &mut judge);
+        let server_key = key_source(settings.server_key, &database, &mut judge);
         let rules = AddressRules::new(
             rules("addresses.allow", &settings.addresses.allow, &mut judge),
             rules("addresses.deny", &settings.addresses.deny, &mut judge),
@@ -212,7 +214,6 @@ impl Config {
             judge.rate(&format!("limits.{name}"), per_second, burst);
         }
         judge.must(settings.limits.max_subjects >= 2, "limits.max_subjects", "must be at least 2");
-        judge.must(settings.database.readers > 0, "database.readers", "must be at least 1");
         judge.must(settings.relay.concurrency > 0, "relay.concurrency", "must be at least 1");
         let retry = judge.retry(&settings.relay, settings.mail.smtp.send_timeout);
         let level = settings.log.level;
@@ -246,7 +247,7 @@ impl Config {
         Ok(Self {
             public_base_url: public_base_url.0,
             listen: settings.listen,
-            database: settings.database,
+            database,
             server_key,
             accounts,
             asks_again,
@@ -275,17 +276,21 @@ impl Config {
 
 /// Collects what is wrong, so that one start tells all of it.
 #[derive(Default)]
-struct Judge {
+pub(super) struct Judge {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
 impl Judge {
-    fn wrong(&mut self, setting: &str, text: impl Into<String>) {
+    pub(super) fn wrong(&mut self, setting: &str, text: impl Into<String>) {
         self.problems.push(Problem::new(setting, text));
     }
 
-    fn must(&mut self, holds: bool, setting: &str, text: &str) {
+    pub(super) fn warn(&mut self, setting: &str, text: &str) {
+        self.warnings.push(Problem::new(setting, text));
+    }
+
+    pub(super) fn must(&mut self, holds: bool, setting: &str, text: &str) {
         if !holds {
             self.wrong(setting, text);
         }
@@ -296,7 +301,7 @@ impl Judge {
         value
     }
 
-    fn positive(&mut self, setting: &str, span: Span) -> Duration {
+    pub(super) fn positive(&mut self, setting: &str, span: Span) -> Duration {
         self.must(!span.0.is_zero(), setting, "must be longer than zero, such as \"30s\"");
         span.0
     }
@@ -354,7 +359,7 @@ impl Judge {
     }
 
     /// What a setting's file says, without the line break at its end.
-    fn secret_from(&mut self, setting: &str, path: &Path) -> Option<Secret> {
+    pub(super) fn secret_from(&mut self, setting: &str, path: &Path) -> Option<Secret> {
         match fs::read_to_string(path) {
             Ok(text) => {
                 let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -497,7 +502,7 @@ impl Judge {
     }
 }
 
-fn is_this_machine(host: Option<&str>) -> bool {
+pub(super) fn is_this_machine(host: Option<&str>) -> bool {
     let host = host.unwrap_or_default();
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || literal.is_ok_and(|ip| ip.is_loopback())
@@ -523,13 +528,7 @@ fn accounts(choice: AccountsChoice, homeserver: settings::Homeserver, judge: &mu
     }
 }
 
-fn key_source(key: settings::ServerKey, database_url: &str, judge: &mut Judge) -> Option<KeySource> {
-    let database = database_file(database_url);
-    judge.must(
-        database.is_some(),
-        "database.url",
-        "must be a path or sqlite:// and a path, such as \"sqlite:///var/lib/threepid/threepid.db\"",
-    );
+fn key_source(key: settings::ServerKey, database: &DatabaseConfig, judge: &mut Judge) -> Option<KeySource> {
     match (key.value, key.file) {
         (Some(_), Some(_)) => {
             judge.wrong("server_key.file", "is given together with server_key.value; keep one of them");
@@ -537,18 +536,15 @@ fn key_source(key: settings::ServerKey, database_url: &str, judge: &mut Judge) -
         }
         (Some(value), None) => Some(KeySource::Value(value)),
         (None, Some(file)) => Some(KeySource::File(file)),
-        (None, None) => database.map(|path| KeySource::File(path.with_extension("key"))),
+        (None, None) if database.url.is_shared() => {
+            judge.wrong(
+                "server_key.value",
+                "is required with PostgreSQL, the same for every instance (openssl rand -hex 32), or server_key.file is",
+            );
+            None
+        }
+        (None, None) => database.key_beside().map(KeySource::File),
     }
-}
-
-/// The file of an embedded database; `None` where the URL names none, or one in memory, which would forget everything.
-fn database_file(url: &str) -> Option<&Path> {
-    let path = match url.strip_prefix("sqlite:") {
-        Some(rest) => rest.strip_prefix("//").unwrap_or(rest).split('?').next()?,
-        None if url.contains("://") => return None,
-        None => url,
-    };
-    (!path.is_empty() && !url.contains(":memory:") && !url.contains("mode=memory")).then(|| Path::new(path))
 }
 
 fn mail_transport(mail: &settings::Mail, judge: &mut Judge) -> Option<MailTransport> {

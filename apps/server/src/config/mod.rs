@@ -4,6 +4,7 @@
 //! [`settings`] declares them, [`values`] reads each, [`Config`] judges them together, [`document`] writes them down.
 
 mod checked;
+mod database;
 mod declare;
 pub(crate) mod document;
 mod env;
@@ -25,7 +26,7 @@ pub(crate) use checked::{
 };
 pub(crate) use env::CONFIG;
 pub(crate) use settings::Rate;
-pub(crate) use values::{LogFormat, Security};
+pub(crate) use values::{DatabaseTls, LogFormat, Security};
 
 use env::Environment;
 use settings::Settings;

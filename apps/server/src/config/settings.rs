@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::declare::settings;
 use super::values::{
-    AccountsChoice, AddressRule, BaseUrl, DeprecatedAddChoice, ForwardingHeader, LogFormat, Mailbox, Network,
-    ReauthenticationChoice, Secret, Security, Span, Transport, TrustedIdentityServer, ValidationChoice,
+    AccountsChoice, AddressRule, BaseUrl, DatabaseTls, DatabaseUrl, DeprecatedAddChoice, ForwardingHeader,
+    LogFormat, Mailbox, Network, ReauthenticationChoice, Secret, Security, Span, Transport,
+    TrustedIdentityServer, ValidationChoice,
 };
 
 settings! {
@@ -74,10 +75,28 @@ settings! {
 settings! {
     /// `[database]`
     Database {
-        /// The database: `sqlite://` and a path, which is made if it is not there.
-        url: String = "sqlite://threepid.db".to_owned(),
-        /// How many connections read beside the one that writes. At least 1.
+        /// The database: `sqlite://` and a path, which is made if it is not there, or
+        /// `postgres://user@host:port/database`, which several instances may share.
+        url: DatabaseUrl = DatabaseUrl::new("sqlite://threepid.db"),
+        /// PostgreSQL: that user's password, if the URL has none.
+        password: Option<Secret> = None => "\"(secret)\"",
+        /// PostgreSQL: a file that holds the password instead; one line break at its end is dropped.
+        password_file: Option<PathBuf> = None => "\"/run/secrets/database-password\"",
+        /// PostgreSQL: how the connection is secured. "verify-full" is TLS with a certificate for this host,
+        /// "verify-ca" for any, "require" is TLS with whatever certificate, "prefer" is TLS or clear text, "disable" is
+        /// clear text. Without it: what `sslmode` in the URL says, else "prefer".
+        tls: Option<DatabaseTls> = None => "\"verify-full\"",
+        /// PostgreSQL: certificates (PEM) to trust instead of the well-known ones.
+        ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+        /// PostgreSQL: how many connections this instance has at most; two more tell and hear of owed messages. At
+        /// least 1.
+        connections: u32 = 10,
+        /// SQLite: how many connections read beside the one that writes. At least 1.
         readers: u32 = 4,
+        /// How long a request waits for a free connection, or for a new one; longer is 503. More than zero.
+        acquire_timeout: Span = Span::seconds(5),
+        /// PostgreSQL: how long one statement may take; longer is 503. More than zero.
+        statement_timeout: Span = Span::seconds(10),
     }
 }
 
@@ -88,7 +107,7 @@ settings! {
         /// instances, which share it.
         value: Option<Secret> = None => "\"(64 hexadecimal digits)\"",
         /// A file that holds the key; it is made at the first start. Without `value` and `file` it stands beside the
-        /// database and ends in `.key`.
+        /// SQLite database and ends in `.key`; with PostgreSQL one of them is required.
         file: Option<PathBuf> = None => "\"threepid.key\"",
     }
 }

@@ -160,6 +160,16 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("limits.password_per_account.burst = 0", "limits.password_per_account.burst", "at least 1"),
         ("database.url = \"mysql://localhost/db\"", "database.url", "sqlite://"),
         ("database.url = \"sqlite::memory:\"", "database.url", "a path"),
+        ("database.url = \"postgres://a@b/c\"", "server_key.value", "is required with PostgreSQL"),
+        ("database.connections = 0", "database.connections", "at least 1"),
+        ("database.tls = \"verify-full\"", "database.tls", "for PostgreSQL alone"),
+        ("database.password = \"hush\"", "database.password", "for PostgreSQL alone"),
+        ("database.statement_timeout = \"0s\"", "database.statement_timeout", "longer than zero"),
+        (
+            "database = { url = \"postgres://a@b/c\", password = \"p\", password_file = \"f\" }",
+            "database.password_file",
+            "keep one of them",
+        ),
         ("server_key = { value = \"a\", file = \"b\" }", "server_key.file", "keep one of them"),
         ("mail.app_name = \"\"", "mail.app_name", "one line of text"),
         ("mail.reply_to = \"nobody\"", "mail.reply_to", "a mailbox such as"),
@@ -270,6 +280,7 @@ fn a_secret_is_never_said() -> Outcome {
             ("THREEPID_MAIL__SMTP__USER", "robot"),
             ("THREEPID_MAIL__SMTP__PASSWORD", "hush-1"),
             ("THREEPID_SERVER_KEY__VALUE", "hush-2"),
+            ("THREEPID_DATABASE__URL", "postgres://threepid:hush-3@localhost/threepid"),
         ],
     )?;
     assert!(!format!("{config:?}").contains("hush"));
@@ -304,6 +315,24 @@ fn a_password_file_loses_only_the_line_break_at_its_end() -> Outcome {
 fn a_file_that_is_not_there_is_an_error() {
     let error = load(Some(Path::new("/nonexistent/threepid.toml")), std::iter::empty());
     assert!(matches!(error, Err(ConfigError::File { .. })), "{error:?}");
+}
+
+#[test]
+fn a_database_over_the_network_is_warned_about_unless_it_is_verified() -> Outcome {
+    for (url, tls, warned) in [
+        ("postgres://a@db.example/c", None, true),
+        ("postgres://a@db.example/c", Some("require"), true),
+        ("postgres://a@db.example/c", Some("verify-full"), false),
+        ("postgres://a@db.example/c?sslmode=verify-ca", None, false),
+        ("postgres://a@localhost/c", None, false),
+        ("postgres:///c?host=/run/postgresql", None, false),
+    ] {
+        let tls = tls.map(|tls| format!("database.tls = {tls:?}\n")).unwrap_or_default();
+        let settings = format!("{LEAST}database.url = {url:?}\nserver_key.value = \"k\"\n{tls}");
+        let warnings = read(&settings, &[])?.warnings;
+        assert_eq!(warnings.iter().any(|warning| warning.setting == "database.tls"), warned, "{url} {tls}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -132,6 +132,98 @@ impl Value for Secret {
     }
 }
 
+/// Where the database is. It may hold a password, so it is shown without.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The URL itself. Whoever calls this keeps it out of logs and errors.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is a server's, which several instances may share.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.starts_with("postgres://") || self.0.starts_with("postgresql://")
+    }
+
+    /// The file of an embedded database; `None` where the URL names none, or one in memory, which would forget
+    /// everything.
+    pub(crate) fn file(&self) -> Option<&str> {
+        let url = self.0.as_str();
+        let path = match url.strip_prefix("sqlite:") {
+            Some(rest) => rest.strip_prefix("//").unwrap_or(rest).split('?').next()?,
+            None if url.contains("://") => return None,
+            None => url,
+        };
+        (!path.is_empty() && !url.contains(":memory:") && !url.contains("mode=memory")).then_some(path)
+    }
+
+    /// The server's name; `None` for a Unix socket.
+    pub(crate) fn host(&self) -> Option<String> {
+        let url = Url::parse(&self.0).ok()?;
+        let host = self.parameter("host").or_else(|| url.host_str().map(str::to_owned))?;
+        (!host.starts_with('/') && !host.starts_with("%2F")).then_some(host)
+    }
+
+    /// How its `sslmode` secures the connection.
+    pub(crate) fn tls(&self) -> Option<DatabaseTls> {
+        match self.parameter("sslmode")?.as_str() {
+            "disable" => Some(DatabaseTls::Disable),
+            "prefer" => Some(DatabaseTls::Prefer),
+            "require" => Some(DatabaseTls::Require),
+            "verify-ca" => Some(DatabaseTls::VerifyCa),
+            "verify-full" => Some(DatabaseTls::VerifyFull),
+            _ => None,
+        }
+    }
+
+    fn parameter(&self, name: &str) -> Option<String> {
+        let url = Url::parse(&self.0).ok()?;
+        url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.file().is_some() {
+            return f.write_str(&self.0);
+        }
+        let Ok(mut url) = Url::parse(&self.0) else { return f.write_str("(a database)") };
+        url.set_query(None);
+        if url.password().is_some() && url.set_password(None).is_err() {
+            return f.write_str("(a database)");
+        }
+        write!(f, "{url}")
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl<'de> Deserialize<'de> for DatabaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde's own message would quote what it found.
+        String::deserialize(deserializer).map(Self).map_err(|_| D::Error::custom("text in quotes is wanted"))
+    }
+}
+
+impl Value for DatabaseUrl {
+    const WANTS: &'static str = "a path, a sqlite:// URL or a postgres:// URL";
+    const QUOTED: bool = true;
+
+    fn toml(&self) -> Option<String> {
+        quoted(&self.to_string())
+    }
+}
+
 /// One rule on addresses.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -251,6 +343,19 @@ choice! {
         /// TLS from the first byte.
         Tls = "tls",
     }
+    /// How the connection to the database is secured.
+    DatabaseTls {
+        /// In clear text.
+        Disable = "disable",
+        /// With TLS where the server has it.
+        Prefer = "prefer",
+        /// With TLS.
+        Require = "require",
+        /// With TLS and a certificate that can be trusted.
+        VerifyCa = "verify-ca",
+        /// With TLS and a trusted certificate for this host.
+        VerifyFull = "verify-full",
+    }
     /// The header in which a proxy says who its client was.
     ForwardingHeader {
         /// The usual one.
@@ -292,6 +397,38 @@ mod tests {
             ["", "Example", "a@", "Example <a@b.example", "a@b.example, c@d.example", "A\nB <a@b.example>"]
         {
             assert!(Mailbox::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_database_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("sqlite://threepid.db?mode=rw", "sqlite://threepid.db?mode=rw"),
+            ("/var/lib/threepid.db", "/var/lib/threepid.db"),
+            ("postgres://a:hush@db.example:5433/c?password=hush", "postgres://a@db.example:5433/c"),
+            ("postgres://a:hush@@/c", "postgres://a@/c"),
+            ("postgres://a:hu#sh@b/c", "(a database)"),
+            ("mysql://a:hush@b/c", "mysql://a@b/c"),
+        ] {
+            let url = DatabaseUrl::new(url);
+            assert!(!format!("{url} {url:?}").contains("hu"), "{url}");
+            assert!(url.to_string() == shown || url.to_string() == "(a database)", "{url}");
+        }
+    }
+
+    #[test]
+    fn a_database_url_tells_its_host_and_its_tls() {
+        for (url, host, tls) in [
+            (
+                "postgres://a@db.example/c?sslmode=verify-full",
+                Some("db.example"),
+                Some(DatabaseTls::VerifyFull),
+            ),
+            ("postgres:///c?host=/run/postgresql", None, None),
+            ("postgres://%2Frun%2Fpostgresql/c", None, None),
+        ] {
+            let url = DatabaseUrl::new(url);
+            assert_eq!((url.host().as_deref(), url.tls()), (host, tls));
         }
     }
 
