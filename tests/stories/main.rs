@@ -4,6 +4,7 @@ mod bad_input;
 mod command_line;
 mod confirm_page;
 mod homeserver;
+mod identity_server;
 mod main_thread;
 mod peers;
 mod postgres;
