@@ -50,7 +50,10 @@ impl World {
         Ok(Self { ca, homeserver, smtp, identity_server, server, front })
     }
 
-    async fn user(&self, name: &str) -> Result<(User, IdentityAccount), Box<dyn std::error::Error + Send + Sync>> {
+    async fn user(
+        &self,
+        name: &str,
+    ) -> Result<(User, IdentityAccount), Box<dyn std::error::Error + Send + Sync>> {
         let user = self.homeserver.register(name).await?;
         let account = self.identity_server.register(&self.homeserver, &user).await?;
         self.server.keep_secret(&account.access_token);
@@ -77,9 +80,11 @@ impl World {
         let details = "/_matrix/identity/v2/hash_details";
         let (_, details) = self.identity_server.call(Method::GET, details, Some(asker), None).await?;
         let address = format!("{email} email");
-        let asked = json!({ "algorithm": "none", "pepper": details["lookup_pepper"], "addresses": [address] });
+        let asked =
+            json!({ "algorithm": "none", "pepper": details["lookup_pepper"], "addresses": [address] });
         let path = "/_matrix/identity/v2/lookup";
-        let (status, answer) = self.identity_server.call(Method::POST, path, Some(asker), Some(&asked)).await?;
+        let (status, answer) =
+            self.identity_server.call(Method::POST, path, Some(asker), Some(&asked)).await?;
         assert_eq!(status, 200, "{answer}");
         Ok(answer["mappings"][&address].as_str().map(str::to_owned))
     }
@@ -173,8 +178,7 @@ async fn a_real_client_adds_binds_and_removes_an_address_through_the_front() -> 
     let session = &challenged["body"]["session"];
     let answer = |password: &str| {
         let identifier = json!({ "type": "m.id.user", "user": alice.user_id });
-        let auth =
-            json!({ "type": "m.login.password", "identifier": identifier, "password": password, "session": session });
+        let auth = json!({ "type": "m.login.password", "identifier": identifier, "password": password, "session": session });
         json!([{ "client_secret": secret, "sid": sid, "auth": auth }])
     };
     let wrong = world.client(&alice, "addThreePidOnly", &answer("not the password")).await?;
@@ -204,7 +208,11 @@ async fn a_real_client_adds_binds_and_removes_an_address_through_the_front() -> 
     assert_eq!(unbound["body"], json!({ "id_server_unbind_result": "success" }), "{unbound}");
     assert_eq!(world.published(email, &account).await?, None);
     let deleted = world.client(&alice, "deleteThreePid", &json!(["email", email])).await?;
-    assert_eq!(deleted["body"], json!({ "id_server_unbind_result": "no-support" }), "nothing was bound any more");
+    assert_eq!(
+        deleted["body"],
+        json!({ "id_server_unbind_result": "no-support" }),
+        "nothing was bound any more"
+    );
     let listed = world.client(&alice, "getThreePids", &json!([])).await?;
     assert_eq!(listed["body"]["threepids"], json!([]));
     Ok(world.server.end().await?)
