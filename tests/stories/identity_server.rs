@@ -1,5 +1,7 @@
 //! The seed's story: a real identity server validates, verifies and binds, for a real client behind a real front.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use threepid_tests::peers::{
@@ -43,6 +45,8 @@ impl World {
             .set("identity_servers", trusted)
             .text("signing_key.file", &homeserver.signing_key().to_string_lossy())
             .text("signing_key.homeserver", &name);
+        // As an operator would: the key speaks for the homeserver, so nobody else may read it.
+        std::fs::set_permissions(homeserver.signing_key(), std::fs::Permissions::from_mode(0o600))?;
         let mut server = settings(builder).prepare()?;
         let locations = front(server.base_url(), homeserver.base_url());
         let front = Nginx::start(&ca, Some(port), &["127.0.0.1"], &locations).await?;

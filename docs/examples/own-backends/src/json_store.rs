@@ -128,7 +128,11 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
         }
         Change::RemoveBinding(key) => state.bindings.retain(|known| known.key() != key),
         Change::CancelUnbind(key) => cancel_unbind(state, &key),
-        Change::PutChallenge(challenge) => state.challenges.push(challenge),
+        Change::PutChallenge(challenge) => {
+            if state.challenges.iter().all(|known| known.session != challenge.session) {
+                state.challenges.push(challenge);
+            }
+        }
         Change::SpendChallenge(challenge) => return spend_challenge(state, &challenge),
     }
     Ok(())
@@ -209,7 +213,10 @@ impl Store for JsonStore {
 
     async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
         let state = self.state().await?;
-        Ok(state.remote_sessions.iter().rev().filter(|known| known.sid == *sid).cloned().collect())
+        let mut sessions: Vec<_> =
+            state.remote_sessions.iter().filter(|known| known.sid == *sid).cloned().collect();
+        sessions.sort_by(|a, b| (b.opened_at, &a.server).cmp(&(a.opened_at, &b.server)));
+        Ok(sessions)
     }
 
     async fn spent_proof(
