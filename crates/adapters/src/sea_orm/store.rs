@@ -5,14 +5,14 @@ use sea_orm::sea_query::{ExprTrait, OnConflict};
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, SqlErr};
 use threepid_domain::model::{
     Address, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash, OutboxMessage,
-    RemoteSession, Sid, SpentProof, Threepid, UnitOfWork, UserId, ValidationSession,
+    RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Store, Unavailable};
 use tracing::Instrument;
 
 use super::connection::Database;
 use super::entities::{
-    binding, challenge, outbox, remote_session, spent_proof, threepid, to_column, validation_session,
+    binding, challenge, ms, outbox, remote_session, spent_proof, threepid, to_column, validation_session,
 };
 use super::error::{StorageError, unavailable};
 
@@ -230,7 +230,7 @@ async fn apply(transaction: &DatabaseTransaction, unit: &UnitOfWork) -> Result<(
             Change::PutRemoteSession(session) => put_remote_session(transaction, session).await?,
             Change::SpendProof(proof) => spend_proof(transaction, proof).await?,
             Change::PutBinding(binding) => put_binding(transaction, binding).await?,
-            Change::RemoveBinding(key) => remove_binding(transaction, key).await?,
+            Change::RemoveBinding { key, until } => remove_binding(transaction, key, *until).await?,
             Change::PutChallenge(challenge) => put_challenge(transaction, challenge).await?,
             Change::SpendChallenge(challenge) => spend_challenge(transaction, challenge).await?,
         }
@@ -370,11 +370,18 @@ async fn put_binding(transaction: &DatabaseTransaction, binding: &Binding) -> Re
     Ok(())
 }
 
-async fn remove_binding(transaction: &DatabaseTransaction, key: &BindingKey) -> Result<(), ApplyError> {
+async fn remove_binding(
+    transaction: &DatabaseTransaction,
+    key: &BindingKey,
+    until: Timestamp,
+) -> Result<(), ApplyError> {
     let BindingKey { user_id, address, server } = key;
     let (medium, address) = (address.medium().as_str().to_owned(), address.as_str().to_owned());
     let key = (user_id.as_str().to_owned(), medium, address, server.as_str().to_owned());
-    binding::Entity::delete_by_id(key).exec(transaction).await?;
+    binding::Entity::delete_by_id(key)
+        .filter(binding::Column::Since.lte(ms(until)))
+        .exec(transaction)
+        .await?;
     Ok(())
 }
 

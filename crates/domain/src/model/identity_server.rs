@@ -179,7 +179,7 @@ pub struct Binding {
     pub server: IdentityServerName,
     /// Whether the server has said so.
     pub state: BindingState,
-    /// Since when it stands so.
+    /// When the server was last about to be asked, to bind or to unbind. That it has answered does not move it.
     pub since: Timestamp,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Address, Binding, Challenge, IdentityServerName, OutboxMessage, RemoteSession, SpentProof, Threepid,
-    UserId, ValidationSession,
+    Timestamp, UserId, ValidationSession,
 };
 
 /// One change. The list is exhaustive on purpose: an adapter that compiles applies every kind of change.
@@ -22,8 +22,13 @@ pub enum Change {
     SpendProof(SpentProof),
     /// Record a binding, or how far it is by now.
     PutBinding(Binding),
-    /// Forget a binding; harmless where there is none.
-    RemoveBinding(BindingKey),
+    /// Forget a binding, unless it was recorded anew since; harmless where there is none.
+    RemoveBinding {
+        /// Which.
+        key: BindingKey,
+        /// A binding that stands since later than this stays.
+        until: Timestamp,
+    },
     /// Take an address from its account; harmless where the account does not own it.
     RemoveThreepid {
         /// The account.
@@ -104,10 +109,10 @@ impl UnitOfWork {
         self.with(Change::PutBinding(binding))
     }
 
-    /// Forgets a binding.
+    /// Forgets a binding that stands since `until` or before.
     #[must_use]
-    pub fn remove_binding(self, key: BindingKey) -> Self {
-        self.with(Change::RemoveBinding(key))
+    pub fn remove_binding(self, key: BindingKey, until: Timestamp) -> Self {
+        self.with(Change::RemoveBinding { key, until })
     }
 
     /// Takes an address from its account.

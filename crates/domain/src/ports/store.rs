@@ -23,6 +23,7 @@ use crate::model::{
 ///   unique key;
 /// - MUST keep one session for each identity server and sid, the last one put;
 /// - MUST keep one binding for each account, address and server, the last one put;
+/// - MUST forget a binding only where it does not stand since later than the change says;
 /// - MUST take an address only from the account named with it;
 /// - MUST cancel an owed unbind by its binding, claimed or not, so that no later claim finds it;
 /// - MUST keep what is first remembered of a challenge: to remember it again, spent or not, changes nothing;

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::{CountedSecrets, FixedClock, MemoryStore, PlainTemplates, RecordingMailer, ScriptedLimiter};
-use crate::model::{
-    Address, ClientSecret, EmailAddress, Medium, SendAttempt, Sid, Token, UserId, ValidationSession,
+use super::{
+    CountedSecrets, FakeIdentityServer, FakeReauthentication, FixedClock, MemoryStore, PlainTemplates,
+    RecordingMailer, ScriptedLimiter,
 };
-use crate::ports::{IdentityServer, NoIdentityServers, Secrets, Store};
+use crate::model::{
+    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, Medium, SendAttempt, Sid, Token,
+    TrustedServer, TrustedServers, UserId, ValidationSession,
+};
+use crate::ports::{Clock, Secrets, Store};
 use crate::use_cases::{
     Add, AddError, ConfirmLinks, Confirmed, Contacts, ContactsPorts, Delivered, Door, Policy, Relay,
     RelayPorts, RequestEmailToken, RequestTokenError, RetryPolicy, SubmitToken, SubmitTokenError,
@@ -27,6 +31,10 @@ pub struct Fixture {
     pub mailer: Arc<RecordingMailer>,
     /// The limiter; it allows everything until told otherwise.
     pub limiter: Arc<ScriptedLimiter>,
+    /// Every identity server; they are asked as by the homeserver `example.org`.
+    pub identity_servers: Arc<FakeIdentityServer>,
+    /// The homeserver that asks again.
+    pub reauthentication: Arc<FakeReauthentication>,
     /// The commands.
     pub contacts: Contacts,
     /// The relay; links lead to `https://contacts.example/_threepid/confirm`.
@@ -59,21 +67,22 @@ impl Fixture {
         let mailer = Arc::new(RecordingMailer::default());
         let limiter = Arc::new(ScriptedLimiter::default());
         let token_lifetime = policy.lifetimes.token;
-        let identity_servers: Arc<dyn IdentityServer> = Arc::new(NoIdentityServers);
+        let identity_servers = Arc::new(FakeIdentityServer::signing_as("example.org"));
+        let reauthentication = Arc::new(FakeReauthentication::default());
         let ports = ContactsPorts {
             store: store.clone(),
             clock: clock.clone(),
             secrets: secrets.clone(),
             rate_limiter: limiter.clone(),
             identity_servers: identity_servers.clone(),
-            reauthentication: None,
+            reauthentication: Some(reauthentication.clone()),
         };
         let contacts = Contacts::new(ports.clone(), policy.clone());
         let relay_ports = RelayPorts {
             outbox: store.clone(),
             store: store.clone(),
             mailer: Some(mailer.clone()),
-            identity_servers,
+            identity_servers: identity_servers.clone(),
             templates: Arc::new(PlainTemplates),
             clock: clock.clone(),
             secrets: secrets.clone(),
@@ -84,12 +93,47 @@ impl Fixture {
             token_lifetime,
             RetryPolicy::default(),
         );
-        Self { store, clock, secrets, mailer, limiter, contacts, relay, ports, relay_ports, policy }
+        Self {
+            store,
+            clock,
+            secrets,
+            mailer,
+            limiter,
+            identity_servers,
+            reauthentication,
+            contacts,
+            relay,
+            ports,
+            relay_ports,
+            policy,
+        }
+    }
+
+    /// A server that sends mail and trusts three identity servers: `id.example` for all, `validates.example` and
+    /// `binds.example` for what their names say.
+    pub fn trusting() -> Self {
+        Self::with_policy(Policy { sends_mail: true, trusted: Self::trusted(), ..Policy::default() })
+    }
+
+    /// The identity servers of [`Fixture::trusting`].
+    pub fn trusted() -> TrustedServers {
+        let servers = [("id", true, true), ("validates", true, false), ("binds", false, true)];
+        let server = |(name, validates, binds)| TrustedServer {
+            name: Self::server(&format!("{name}.example")),
+            validates,
+            binds,
+        };
+        TrustedServers::new(servers.into_iter().map(server).collect())
     }
 
     /// The commands under the same policy, on another store.
     pub fn contacts_on(&self, store: Arc<dyn Store>) -> Contacts {
-        Contacts::new(ContactsPorts { store, ..self.ports.clone() }, self.policy.clone())
+        self.contacts_with(ContactsPorts { store, ..self.ports.clone() })
+    }
+
+    /// The commands under the same policy, on other ports.
+    pub fn contacts_with(&self, ports: ContactsPorts) -> Contacts {
+        Contacts::new(ports, self.policy.clone())
     }
 
     /// A user ID.
@@ -105,6 +149,11 @@ impl Fixture {
     /// An email address, as the model's address.
     pub fn address(text: &str) -> Address {
         Address::parse(Medium::Email, text).expect("an email address")
+    }
+
+    /// An identity server's name.
+    pub fn server(text: &str) -> IdentityServerName {
+        IdentityServerName::parse(text).expect("a server name")
     }
 
     /// A client secret.
@@ -190,6 +239,24 @@ impl Fixture {
     /// [`AddError`], as the command.
     pub async fn add(&self, user: &str, sid: &Sid, client_secret: &str) -> Result<(), AddError> {
         self.contacts.add(Self::add_of(user, sid, client_secret)).await
+    }
+
+    /// A session at an identity server whose address is proven there, just now.
+    pub fn proven_at(&self, server: &str, email: &str, client_secret: &str) -> Sid {
+        let (server, now) = (Self::server(server), self.clock.now());
+        let sid = self.identity_servers.open(&server, &Self::secret(client_secret), &Self::address(email));
+        self.identity_servers.prove(&server, &sid, now);
+        sid
+    }
+
+    /// The request that adds, and where `bind` says so publishes, what a session of `server` proves.
+    pub fn add_from(server: &str, user: &str, sid: &Sid, client_secret: &str, bind: bool) -> Add {
+        Add {
+            id_server: Some(Self::server(server)),
+            id_access_token: Some(IdAccessToken::new("token")),
+            bind,
+            ..Self::add_of(user, sid, client_secret)
+        }
     }
 
     /// The request that [`Fixture::add`] makes.

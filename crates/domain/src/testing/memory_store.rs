@@ -76,6 +76,7 @@ enum ChallengeState {
 #[derive(Debug, Default)]
 struct Switches {
     down: bool,
+    passing_commits: usize,
     failing_commits: usize,
     failure: Option<CommitFailure>,
 }
@@ -107,7 +108,13 @@ impl MemoryStore {
 
     /// Makes the next `count` commits fail.
     pub fn fail_commits(&self, count: usize, failure: CommitFailure) {
+        self.fail_commits_after(0, count, failure);
+    }
+
+    /// Lets the next `passing` commits through, then makes `count` commits fail.
+    pub fn fail_commits_after(&self, passing: usize, count: usize, failure: CommitFailure) {
         let mut switches = lock(&self.switches);
+        switches.passing_commits = passing;
         switches.failing_commits = count;
         switches.failure = Some(failure);
     }
@@ -141,6 +148,10 @@ impl MemoryStore {
     /// How this commit is to fail, if it is.
     fn failure_of_this_commit(&self) -> Option<CommitFailure> {
         let mut switches = lock(&self.switches);
+        if let Some(passing) = switches.passing_commits.checked_sub(1) {
+            switches.passing_commits = passing;
+            return None;
+        }
         switches.failing_commits = switches.failing_commits.checked_sub(1)?;
         switches.failure
     }
@@ -183,8 +194,10 @@ impl State {
                 self.bindings.insert(binding.key(), binding);
                 Ok(())
             }
-            Change::RemoveBinding(key) => {
-                self.bindings.remove(&key);
+            Change::RemoveBinding { key, until } => {
+                if self.bindings.get(&key).is_some_and(|binding| binding.since <= until) {
+                    self.bindings.remove(&key);
+                }
                 Ok(())
             }
             Change::RemoveThreepid { user_id, address } => {

@@ -12,6 +12,7 @@ pub mod contract;
 
 mod counted_secrets;
 mod fake_identity_server;
+mod fake_reauthentication;
 mod fixed_clock;
 mod fixed_tokens;
 mod fixture;
@@ -23,6 +24,7 @@ mod scripted_limiter;
 
 pub use counted_secrets::CountedSecrets;
 pub use fake_identity_server::{Asked, FakeIdentityServer, ServerReply};
+pub use fake_reauthentication::{AskedAgainReply, FakeReauthentication};
 pub use fixed_clock::FixedClock;
 pub use fixed_tokens::FixedTokens;
 pub use fixture::Fixture;

@@ -42,11 +42,16 @@ impl Contacts {
             if expected.is_some_and(|address| *address != proof.address) {
                 return Err(AddError::AuthFailed);
             }
-            let unit = self.spend_foreign(&add, &server, &proof);
+            let pending = add.bind.then(|| self.pending(&add, &server, proof.address.clone()));
+            let unit = self.spend_foreign(&add, &server, proof, pending.clone());
             let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
             match self.store.commit(unit).await {
-                Ok(()) if add.bind => return self.publish(&add, &server, proof.address).await,
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    return match pending {
+                        Some(pending) => self.publish(&add, pending).await,
+                        None => Ok(()),
+                    };
+                }
                 Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
                 Err(CommitError::Conflict(Conflict::ChallengeSpent)) => return Err(AddError::AuthFailed),
                 Err(CommitError::Conflict(_)) => {}
@@ -87,11 +92,14 @@ impl Contacts {
         }
         let bindings = self.store.bindings(&add.user_id, &spent.address).await?;
         match bindings.iter().find(|binding| binding.server == *server) {
-            Some(binding) if binding.state == BindingState::Bound => return Ok(()),
-            Some(_) => {}
-            None => self.record(self.binding(add, server, &spent.address, BindingState::Pending)).await?,
+            Some(binding) if binding.state == BindingState::Bound => Ok(()),
+            _ => {
+                let pending = self.pending(add, server, spent.address);
+                let unit = UnitOfWork::new().cancel_unbind(pending.key()).put_binding(pending.clone());
+                self.commit_unrivalled(unit).await?;
+                self.publish(add, pending).await
+            }
         }
-        self.publish(add, server, spent.address).await
     }
 
     async fn ask_what_it_proves(
@@ -126,7 +134,13 @@ impl Contacts {
         Ok(ForeignProof { address, validated_at: said.validated_at.min(now) })
     }
 
-    fn spend_foreign(&self, add: &Add, server: &IdentityServerName, proof: &ForeignProof) -> UnitOfWork {
+    fn spend_foreign(
+        &self,
+        add: &Add,
+        server: &IdentityServerName,
+        proof: ForeignProof,
+        pending: Option<Binding>,
+    ) -> UnitOfWork {
         let now = self.clock.now();
         let key: KeyedHash = self.secrets.session_key(&proof.address, &add.client_secret);
         let unit = UnitOfWork::new()
@@ -140,53 +154,35 @@ impl Contacts {
             })
             .put_threepid(Threepid {
                 user_id: add.user_id.clone(),
-                address: proof.address.clone(),
+                address: proof.address,
                 validated_at: proof.validated_at,
                 added_at: now,
             });
-        if !add.bind {
-            return unit;
+        match pending {
+            Some(pending) => unit.cancel_unbind(pending.key()).put_binding(pending),
+            None => unit,
         }
-        let pending = self.binding(add, server, &proof.address, BindingState::Pending);
-        unit.cancel_unbind(pending.key()).put_binding(pending)
     }
 
     /// Asks the server to publish what is recorded as pending, and records that it did.
-    async fn publish(
-        &self,
-        add: &Add,
-        server: &IdentityServerName,
-        address: Address,
-    ) -> Result<(), AddError> {
-        let token = add.id_access_token.clone();
-        let bound =
-            self.identity_servers.bind(server.clone(), credentials(add), add.user_id.clone(), token).await;
-        let published = bound.map_err(refused_or_down)?;
-        if published != address {
-            let cause = format!("{server} published another address than the one it validated");
+    async fn publish(&self, add: &Add, pending: Binding) -> Result<(), AddError> {
+        let (server, token) = (pending.server.clone(), add.id_access_token.clone());
+        let bound = self.identity_servers.bind(server, credentials(add), add.user_id.clone(), token).await;
+        if bound.map_err(refused_or_down)? != pending.address {
+            let cause = format!("{} published another address than the one it validated", pending.server);
             return Err(Unavailable::new("identity server", cause).into());
         }
-        self.record(self.binding(add, server, &address, BindingState::Bound)).await
+        // An unbind that is owed by now stays owed: the address was deleted while the server was asked.
+        let bound = Binding { state: BindingState::Bound, ..pending };
+        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(bound)).await?)
     }
 
-    async fn record(&self, binding: Binding) -> Result<(), AddError> {
-        Ok(self
-            .commit_unrivalled(UnitOfWork::new().cancel_unbind(binding.key()).put_binding(binding))
-            .await?)
-    }
-
-    fn binding(
-        &self,
-        add: &Add,
-        server: &IdentityServerName,
-        address: &Address,
-        state: BindingState,
-    ) -> Binding {
+    fn pending(&self, add: &Add, server: &IdentityServerName, address: Address) -> Binding {
         Binding {
             user_id: add.user_id.clone(),
-            address: address.clone(),
+            address,
             server: server.clone(),
-            state,
+            state: BindingState::Pending,
             since: self.clock.now(),
         }
     }

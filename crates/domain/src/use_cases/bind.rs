@@ -61,22 +61,22 @@ impl Contacts {
         let address =
             Medium::parse(&said.medium).and_then(|medium| Address::parse(medium, &said.address).ok());
         let address = address.ok_or(BindError::NotValidated)?;
-        let binding = |state| Binding {
+        let pending = Binding {
             user_id: user_id.clone(),
-            address: address.clone(),
+            address,
             server: id_server.clone(),
-            state,
+            state: BindingState::Pending,
             since: self.clock.now(),
         };
-        let pending = binding(BindingState::Pending);
-        self.commit_unrivalled(UnitOfWork::new().cancel_unbind(pending.key()).put_binding(pending)).await?;
-        let bound = self.identity_servers.bind(id_server.clone(), session, user_id.clone(), token).await;
-        let published = bound.map_err(refused_or_down)?;
-        if published != address {
+        let unit = UnitOfWork::new().cancel_unbind(pending.key()).put_binding(pending.clone());
+        self.commit_unrivalled(unit).await?;
+        let bound = self.identity_servers.bind(id_server.clone(), session, user_id, token).await;
+        if bound.map_err(refused_or_down)? != pending.address {
             let cause = format!("{id_server} published another address than the one it validated");
             return Err(Unavailable::new("identity server", cause).into());
         }
-        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(binding(BindingState::Bound))).await?)
+        let bound = Binding { state: BindingState::Bound, ..pending };
+        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(bound)).await?)
     }
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Changes, Contacts, UnbindResult};
-use crate::model::{Address, BindingKey, IdentityServerName, OutboxMessage, Payload, UnitOfWork, UserId};
+use crate::model::{
+    Address, Binding, BindingKey, BindingState, IdentityServerName, OutboxMessage, Payload, Timestamp,
+    UnitOfWork, UserId,
+};
 use crate::ports::{IdentityServerError, Unavailable, Unbound};
 
 /// So long an owed unbind is left to the request that is about to try it; then the relay takes it over.
@@ -45,26 +48,31 @@ impl Contacts {
             return Err(DeleteError::ChangesForbidden);
         }
         let Delete { user_id, address, id_server } = delete;
-        let keys = match id_server {
+        let now = self.clock.now();
+        let recorded = self.store.bindings(&user_id, &address).await?;
+        let unit = UnitOfWork::new().remove_threepid(user_id.clone(), address.clone());
+        let (keys, doubtful): (Vec<_>, Vec<_>) = match id_server {
             Some(server) if self.policy.trusted.binds(&server) => {
-                vec![BindingKey { user_id: user_id.clone(), address: address.clone(), server }]
+                let doubtful = recorded.into_iter().filter(|binding| binding.server == server).collect();
+                (vec![BindingKey { user_id, address, server }], doubtful)
             }
-            Some(_) => vec![],
-            None => self.recorded(&user_id, &address).await?,
+            Some(_) => (vec![], vec![]),
+            None => (recorded.iter().map(Binding::key).collect(), recorded),
         };
-        let unit = UnitOfWork::new().remove_threepid(user_id, address);
         let unit = keys
             .iter()
-            .fold(unit, |unit, key| unit.cancel_unbind(key.clone()).enqueue(self.owed_unbind(key)));
+            .fold(unit, |unit, key| unit.cancel_unbind(key.clone()).enqueue(self.owed_unbind(key, now)));
+        // From now on the server may know the binding or not; whoever asks for it anew is not to take it as settled.
+        let in_doubt = |binding| Binding { state: BindingState::Pending, since: now, ..binding };
+        let unit = doubtful.into_iter().map(in_doubt).fold(unit, UnitOfWork::put_binding);
         self.commit_unrivalled(unit).await?;
         let nobody_is_asked = keys.is_empty();
-        let all_done =
-            join_all(keys.into_iter().map(|key| self.try_owed(key))).await.into_iter().all(|done| done);
+        let tries = keys.into_iter().map(|key| self.try_owed(key, now));
+        let all_done = join_all(tries).await.into_iter().all(|done| done);
         Ok(if all_done && !nobody_is_asked { UnbindResult::Success } else { UnbindResult::NoSupport })
     }
 
-    fn owed_unbind(&self, key: &BindingKey) -> OutboxMessage {
-        let now = self.clock.now();
+    fn owed_unbind(&self, key: &BindingKey, now: Timestamp) -> OutboxMessage {
         let BindingKey { user_id, address, server } = key.clone();
         OutboxMessage {
             id: self.secrets.new_message_id(),
@@ -76,10 +84,12 @@ impl Contacts {
     }
 
     /// Tries an unbind that is owed. Whatever fails here is left to the relay, which says so in its log.
-    async fn try_owed(&self, key: BindingKey) -> bool {
+    async fn try_owed(&self, key: BindingKey, owed_since: Timestamp) -> bool {
         let BindingKey { user_id, address, server } = key.clone();
         let (unit, done) = match self.identity_servers.unbind(server, user_id, address).await {
-            Ok(Unbound::Done) => (UnitOfWork::new().remove_binding(key.clone()).cancel_unbind(key), true),
+            Ok(Unbound::Done) => {
+                (UnitOfWork::new().remove_binding(key.clone(), owed_since).cancel_unbind(key), true)
+            }
             // A refusal ends what is owed, and keeps the record.
             Ok(Unbound::NoSupport) | Err(IdentityServerError::Refused(_)) => {
                 (UnitOfWork::new().cancel_unbind(key), false)

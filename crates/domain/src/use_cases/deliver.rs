@@ -9,8 +9,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::model::{
-    Address, BindingKey, Claimed, EmailAddress, IdentityServerName, OutboxMessage, Payload, Settlement, Sid,
-    Timestamp, Token, UnitOfWork, UserId,
+    BindingKey, Claimed, EmailAddress, OutboxMessage, Payload, Settlement, Sid, Timestamp, Token, UnitOfWork,
 };
 use crate::ports::{
     Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Outbox, Secrets, Store,
@@ -183,7 +182,11 @@ impl Relay {
                 let link = self.links.link(sid, &self.ports.secrets.token(sid, *generation));
                 self.send_validation_mail(message, to, link).await
             }
-            Payload::Unbind { user_id, address, server } => self.unbind(user_id, address, server).await,
+            Payload::Unbind { user_id, address, server } => {
+                let (user_id, address) = (user_id.clone(), address.clone());
+                let key = BindingKey { user_id, address, server: server.clone() };
+                self.unbind(key, message.created_at).await
+            }
         }
     }
 
@@ -214,25 +217,23 @@ impl Relay {
     }
 
     /// Asks an identity server to forget a binding, and drops the record once it has. A refusal ends what is owed and
-    /// keeps the record.
-    async fn unbind(
-        &self,
-        user_id: &UserId,
-        address: &Address,
-        server: &IdentityServerName,
-    ) -> Result<(), DeliveryError> {
-        let asked =
-            self.ports.identity_servers.unbind(server.clone(), user_id.clone(), address.clone()).await;
-        match asked {
+    /// keeps the record. What was bound anew since it was owed stays bound.
+    async fn unbind(&self, key: BindingKey, owed_since: Timestamp) -> Result<(), DeliveryError> {
+        let transient = |error: Unavailable| DeliveryError::Transient(error.into());
+        let BindingKey { user_id, address, server } = key.clone();
+        let recorded = self.ports.store.bindings(&user_id, &address).await.map_err(transient)?;
+        if recorded.iter().any(|binding| binding.server == server && binding.since > owed_since) {
+            return Ok(());
+        }
+        match self.ports.identity_servers.unbind(server, user_id, address).await {
             Ok(Unbound::Done) => {
-                let key =
-                    BindingKey { user_id: user_id.clone(), address: address.clone(), server: server.clone() };
-                let dropped = self.ports.store.commit(UnitOfWork::new().remove_binding(key)).await;
+                let dropped = UnitOfWork::new().remove_binding(key, owed_since);
+                let dropped = self.ports.store.commit(dropped).await;
                 dropped.map_err(|error| DeliveryError::Transient(error.into()))
             }
             Ok(Unbound::NoSupport) => Err(DeliveryError::Permanent("the server does not support it".into())),
             Err(error @ IdentityServerError::Refused(_)) => Err(DeliveryError::Permanent(error.into())),
-            Err(IdentityServerError::Unavailable(error)) => Err(DeliveryError::Transient(error.into())),
+            Err(IdentityServerError::Unavailable(error)) => Err(transient(error)),
         }
     }
 

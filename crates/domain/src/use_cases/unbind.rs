@@ -4,7 +4,7 @@
 use futures_util::future::join_all;
 
 use super::Contacts;
-use crate::model::{Address, BindingKey, IdentityServerName, RemoteRefusal, UnitOfWork, UserId};
+use crate::model::{Address, Binding, BindingKey, IdentityServerName, RemoteRefusal, UnitOfWork, UserId};
 use crate::ports::{IdentityServerError, Unavailable, Unbound};
 
 /// What is to be forgotten, and where.
@@ -63,7 +63,7 @@ impl Contacts {
                 vec![BindingKey { user_id, address, server }]
             }
             Some(_) => return Err(UnbindError::ServerNotTrusted),
-            None => self.recorded(&user_id, &address).await?,
+            None => self.store.bindings(&user_id, &address).await?.iter().map(Binding::key).collect(),
         };
         let nobody_was_asked = keys.is_empty();
         let mut all_done = true;
@@ -74,22 +74,16 @@ impl Contacts {
         Ok(if all_done && !nobody_was_asked { UnbindResult::Success } else { UnbindResult::NoSupport })
     }
 
-    /// Where a binding of the account's address is recorded.
-    pub(super) async fn recorded(
-        &self,
-        user_id: &UserId,
-        address: &Address,
-    ) -> Result<Vec<BindingKey>, Unavailable> {
-        Ok(self.store.bindings(user_id, address).await?.iter().map(crate::model::Binding::key).collect())
-    }
-
     /// Asks one server, and drops the record once it has forgotten.
     async fn forget(&self, key: BindingKey) -> Result<Unbound, UnbindError> {
         let BindingKey { user_id, address, server } = key.clone();
+        let asked_at = self.clock.now();
         match self.identity_servers.unbind(server, user_id, address).await {
             Ok(Unbound::Done) => {
-                self.commit_unrivalled(UnitOfWork::new().remove_binding(key.clone()).cancel_unbind(key))
-                    .await?;
+                self.commit_unrivalled(
+                    UnitOfWork::new().remove_binding(key.clone(), asked_at).cancel_unbind(key),
+                )
+                .await?;
                 Ok(Unbound::Done)
             }
             Ok(Unbound::NoSupport) => Ok(Unbound::NoSupport),

@@ -126,7 +126,9 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
             state.bindings.retain(|known| known.key() != binding.key());
             state.bindings.push(binding);
         }
-        Change::RemoveBinding(key) => state.bindings.retain(|known| known.key() != key),
+        Change::RemoveBinding { key, until } => {
+            state.bindings.retain(|known| known.key() != key || known.since > until);
+        }
         Change::CancelUnbind(key) => cancel_unbind(state, &key),
         Change::PutChallenge(challenge) => {
             if state.challenges.iter().all(|known| known.session != challenge.session) {

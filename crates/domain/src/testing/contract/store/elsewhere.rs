@@ -150,7 +150,12 @@ pub async fn there_is_one_binding_for_each_account_address_and_server(backend: &
     let [a, _, b1, c] = listed;
     assert_eq!(bound(store, alice, &address).await, [a.clone(), settled.clone(), b1.clone(), c.clone()]);
 
-    let unit = UnitOfWork::new().remove_binding(settled.key()).remove_binding(pending("x.example").key());
+    let just_before = Timestamp::from_ms(END_OF_YEAR_9999.as_ms() - 1);
+    commit(store, UnitOfWork::new().remove_binding(settled.key(), just_before)).await;
+    let all = [a.clone(), settled.clone(), b1.clone(), c.clone()];
+    assert_eq!(bound(store, alice, &address).await, all, "it was recorded anew since");
+    let nothing = pending("x.example").key();
+    let unit = UnitOfWork::new().remove_binding(settled.key(), END_OF_YEAR_9999).remove_binding(nothing, NOW);
     commit(store, unit).await;
     assert_eq!(bound(store, alice, &address).await, [a, b1, c]);
     for other in others {
@@ -302,7 +307,7 @@ pub async fn a_unit_about_other_servers_is_whole_or_nothing(backend: &Backend) {
             .spend_proof(proof("a.example", "new", alice))
             .put_remote_session(remote_session("a.example", "new", NOW))
             .remove_threepid(own.user_id.clone(), own.address.clone())
-            .remove_binding(known.key())
+            .remove_binding(known.key(), NOW)
             .put_binding(binding(alice, own.address.clone(), "b.example", BindingState::Pending))
             .cancel_unbind(known.key())
             .enqueue(message("mail", NOW))
