@@ -66,7 +66,6 @@ impl Fixture {
         let secrets = Arc::new(CountedSecrets::default());
         let mailer = Arc::new(RecordingMailer::default());
         let limiter = Arc::new(ScriptedLimiter::default());
-        let token_lifetime = policy.lifetimes.token;
         let identity_servers = Arc::new(FakeIdentityServer::signing_as("example.org"));
         let reauthentication = Arc::new(FakeReauthentication::default());
         let ports = ContactsPorts {
@@ -87,12 +86,7 @@ impl Fixture {
             clock: clock.clone(),
             secrets: secrets.clone(),
         };
-        let relay = Relay::new(
-            relay_ports.clone(),
-            ConfirmLinks::new(&Url::parse("https://contacts.example/").expect("a URL")),
-            token_lifetime,
-            RetryPolicy::default(),
-        );
+        let relay = relay_on(relay_ports.clone(), &policy);
         Self {
             store,
             clock,
@@ -134,6 +128,11 @@ impl Fixture {
     /// The commands under the same policy, on other ports.
     pub fn contacts_with(&self, ports: ContactsPorts) -> Contacts {
         Contacts::new(ports, self.policy.clone())
+    }
+
+    /// A relay under the same policy, on other ports.
+    pub fn relay_with(&self, ports: RelayPorts) -> Relay {
+        relay_on(ports, &self.policy)
     }
 
     /// A user ID.
@@ -270,4 +269,10 @@ impl Fixture {
             bind: false,
         }
     }
+}
+
+#[expect(clippy::expect_used, reason = "it is a URL")]
+fn relay_on(ports: RelayPorts, policy: &Policy) -> Relay {
+    let links = ConfirmLinks::new(&Url::parse("https://contacts.example/").expect("a URL"));
+    Relay::new(ports, links, policy.lifetimes.token, RetryPolicy::default())
 }
