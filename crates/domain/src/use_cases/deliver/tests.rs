@@ -3,9 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ports::{MockMailer, MockOutbox, MockTemplates, Store};
+use crate::model::{Binding, BindingState, MessageId, RemoteRefusal};
+use crate::ports::{MockIdentityServer, MockMailer, MockOutbox, MockTemplates, Store};
 use crate::testing::{
-    CountedSecrets, FixedClock, Fixture, MemoryStore, PlainTemplates, RecordingMailer, Reply, RowState,
+    CommitFailure, CountedSecrets, FixedClock, Fixture, MemoryStore, PlainTemplates, RecordingMailer, Reply,
+    RowState,
 };
 
 const ALICE: &str = "alice@example.org";
@@ -313,4 +315,127 @@ async fn a_store_shared_with_strangers_delivers_what_they_owe_too() {
     assert_eq!(relay.deliver(claimed).await.unwrap(), Delivered::Sent);
     fixture.deliver().await;
     assert_eq!(mailer.taken(), fixture.mailer.taken(), "another instance under the same key says the same");
+}
+
+fn key() -> BindingKey {
+    BindingKey {
+        user_id: Fixture::user("@alice:example.org"),
+        address: Fixture::address(ALICE),
+        server: Fixture::server("id.example"),
+    }
+}
+
+/// A binding, and an unbind that is owed since it was made.
+async fn owing_unbind() -> Fixture {
+    let fixture = Fixture::trusting();
+    let BindingKey { user_id, address, server } = key();
+    let binding = Binding {
+        user_id: user_id.clone(),
+        address: address.clone(),
+        server: server.clone(),
+        state: BindingState::Pending,
+        since: FixedClock::START,
+    };
+    let owed = OutboxMessage {
+        id: MessageId::new("unbind"),
+        payload: Payload::Unbind { user_id, address, server },
+        created_at: FixedClock::START,
+        due_at: FixedClock::START,
+        not_after: FixedClock::START.plus(HOUR),
+    };
+    fixture.store.commit(UnitOfWork::new().put_binding(binding).enqueue(owed)).await.unwrap();
+    fixture
+}
+
+fn unbinding(
+    fixture: &Fixture,
+    unbind: impl Fn() -> Result<Unbound, IdentityServerError> + Send + Sync + 'static,
+) -> Relay {
+    let mut server = MockIdentityServer::new();
+    server.expect_unbind().times(1).returning(move |server, user, address| {
+        assert_eq!(BindingKey { user_id: user, address, server }, key());
+        unbind()
+    });
+    let ports = RelayPorts { identity_servers: Arc::new(server), ..fixture.relay_ports.clone() };
+    fixture.relay_with(ports)
+}
+
+#[tokio::test]
+async fn each_answer_of_an_identity_server_settles_an_owed_unbind() {
+    let refused = || {
+        let body = serde_json::json!({"errcode": "M_UNAUTHORIZED", "error": "alice@example.org"});
+        let body = body.as_object().cloned().unwrap_or_default();
+        IdentityServerError::Refused(RemoteRefusal { status: 401, body })
+    };
+    let down = || IdentityServerError::Unavailable(Unavailable::new("identity server", "slow"));
+    type Answer = Box<dyn Fn() -> Result<Unbound, IdentityServerError> + Send + Sync>;
+    let cases: [(Answer, Delivered, Option<&str>, bool); 4] = [
+        (Box::new(|| Ok(Unbound::Done)), Delivered::Sent, None, false),
+        (
+            Box::new(|| Ok(Unbound::NoSupport)),
+            Delivered::Dead,
+            Some("not deliverable: the server does not support it"),
+            true,
+        ),
+        (
+            Box::new(move || Err(refused())),
+            Delivered::Dead,
+            Some("not deliverable: the identity server refused with status 401"),
+            true,
+        ),
+        (
+            Box::new(move || Err(down())),
+            Delivered::Retrying,
+            Some("not delivered now: identity server is unavailable: slow"),
+            true,
+        ),
+    ];
+    for (answer, expected, reason, is_kept) in cases {
+        let fixture = owing_unbind().await;
+        let claimed = fixture.relay.claim(1).await.unwrap().remove(0);
+        assert_eq!(unbinding(&fixture, answer).deliver(claimed).await.unwrap(), expected);
+        assert_eq!(fixture.store.all_bindings().len(), usize::from(is_kept), "{expected:?}");
+        let row = fixture.store.outbox_rows().remove(0);
+        let said = match row.state {
+            RowState::Dead(reason) => Some(reason),
+            _ => row.last_error,
+        };
+        assert_eq!(said.as_deref(), reason, "no address is told");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_dropped_has_the_server_asked_again() {
+    let fixture = owing_unbind().await;
+    fixture.store.fail_commits(1, CommitFailure::BeforeApply);
+    assert_eq!(fixture.deliver().await, [Delivered::Retrying]);
+    assert_eq!(fixture.store.all_bindings().len(), 1);
+    fixture.clock.advance(MINUTE);
+    assert_eq!(fixture.deliver().await, [Delivered::Sent]);
+    assert_eq!(fixture.store.all_bindings(), []);
+    assert_eq!(fixture.identity_servers.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_was_bound_anew_since_an_unbind_was_owed_stays_bound() {
+    let fixture = owing_unbind().await;
+    let claimed = fixture.relay.claim(1).await.unwrap().remove(0);
+    let known = fixture.store.all_bindings().remove(0);
+    let since = FixedClock::START.plus(Duration::from_millis(1));
+    let anew = Binding { since, ..known };
+    fixture.store.commit(UnitOfWork::new().put_binding(anew.clone()).cancel_unbind(key())).await.unwrap();
+    assert_eq!(fixture.relay.deliver(claimed).await.unwrap(), Delivered::LeaseLost);
+    assert_eq!((fixture.store.all_bindings(), fixture.identity_servers.asked()), (vec![anew], vec![]));
+}
+
+#[tokio::test]
+async fn without_a_mailer_unbinds_go_out_and_mails_wait() {
+    let fixture = owing_unbind().await;
+    fixture.request(ALICE, "secret", 1).await.unwrap();
+    let relay = fixture.relay_with(RelayPorts { mailer: None, ..fixture.relay_ports.clone() });
+    let mut outcomes = Vec::new();
+    for claimed in relay.claim(10).await.unwrap() {
+        outcomes.push(relay.deliver(claimed).await.unwrap());
+    }
+    assert_eq!(outcomes, [Delivered::Sent, Delivered::Retrying]);
 }

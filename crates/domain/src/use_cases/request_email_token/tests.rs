@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::model::{AddressRules, Rule, SessionState};
-use crate::ports::{Conflict, MockStore};
-use crate::testing::{CommitFailure, FixedClock, Fixture};
+use crate::ports::{Conflict, MockIdentityServer, MockStore};
+use crate::testing::{Asked, CommitFailure, FixedClock, Fixture, ServerReply};
 use crate::use_cases::interleaving::{at_once, contacts};
-use crate::use_cases::{Policy, SubmitTokenError};
+use crate::use_cases::{ContactsPorts, Policy, SubmitTokenError};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const ALICE: &str = "alice@example.org";
@@ -338,4 +338,168 @@ async fn rising_attempts_at_once_never_send_one_token_twice() {
     });
     let issued: Vec<_> = session.record().tokens.iter().map(|token| token.generation).collect();
     assert_eq!(sent.collect::<Vec<_>>(), issued, "one mail for each token");
+}
+
+/// A server that has an identity server validate, and that sends mail itself if asked to.
+fn proxying() -> Fixture {
+    Fixture::with_policy(Policy {
+        validation: Validation::IdentityServer,
+        trusted: Fixture::trusted(),
+        ..Policy::default()
+    })
+}
+
+fn naming(server: Option<&str>, token: Option<&str>) -> RequestEmailToken {
+    RequestEmailToken {
+        id_server: server.map(Fixture::server),
+        id_access_token: token.map(IdAccessToken::new),
+        ..Fixture::request_for(ALICE, "secret", 1)
+    }
+}
+
+#[tokio::test]
+async fn an_identity_server_opens_the_session_and_what_it_was_asked_for_is_remembered() {
+    let fixture = proxying();
+    for (request, server, with_token) in [
+        (naming(None, None), "id.example", false),
+        (naming(Some("id.example"), Some("token")), "id.example", true),
+        (naming(Some("validates.example"), None), "validates.example", false),
+    ] {
+        let opened = fixture.contacts.request_email_token(request).await.unwrap();
+        let server = Fixture::server(server);
+        let asked = Asked { call: "request_email_token", server: server.clone(), with_token };
+        assert_eq!(fixture.identity_servers.asked().pop(), Some(asked));
+        let remembered = RemoteSession {
+            server,
+            sid: opened.sid.clone(),
+            address: Fixture::address(ALICE),
+            opened_at: FixedClock::START,
+        };
+        assert_eq!(fixture.ports.store.remote_sessions(&opened.sid).await.unwrap(), [remembered]);
+    }
+    assert_eq!((fixture.store.sessions(), fixture.store.outbox_rows()), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn the_identity_server_gets_the_request_and_the_client_its_answer() {
+    let fixture = proxying();
+    let mut server = MockIdentityServer::new();
+    server.expect_request_email_token().times(1).returning(|server, request, token| {
+        let expected = RemoteTokenRequest {
+            client_secret: Fixture::secret("secret"),
+            email: Fixture::email(ALICE),
+            send_attempt: Fixture::attempt(7),
+            next_link: NextLink::parse("https://app.example/").ok(),
+        };
+        assert_eq!((server.as_str(), request), ("validates.example", expected));
+        assert_eq!(token.as_ref().map(IdAccessToken::expose), Some("token"));
+        Ok(OpenedRemotely {
+            sid: Sid::new("theirs"),
+            submit_url: Some("https://id.example/submit".to_owned()),
+        })
+    });
+    let ports = ContactsPorts { identity_servers: Arc::new(server), ..fixture.ports.clone() };
+    let request = RequestEmailToken {
+        send_attempt: Fixture::attempt(7),
+        next_link: NextLink::parse("https://app.example/").ok(),
+        ..naming(Some("validates.example"), Some("token"))
+    };
+    let opened = fixture.contacts_with(ports).request_email_token(request).await.unwrap();
+    let submit_url = Some("https://id.example/submit".to_owned());
+    assert_eq!(opened, Opened { sid: Sid::new("theirs"), submit_url });
+}
+
+#[tokio::test]
+async fn only_a_server_that_validates_is_asked() {
+    let fixture = proxying();
+    for server in ["binds.example", "stranger.example", "id.example:8090"] {
+        let answer = fixture.contacts.request_email_token(naming(Some(server), None)).await;
+        assert!(matches!(answer, Err(RequestTokenError::ServerNotTrusted)), "{server}: {answer:?}");
+    }
+    let nobody = Fixture::with_policy(Policy {
+        validation: Validation::IdentityServer,
+        sends_mail: true,
+        ..Policy::default()
+    });
+    let answer = nobody.contacts.request_email_token(naming(None, None)).await;
+    assert!(matches!(answer, Err(RequestTokenError::MediumNotSupported)), "{answer:?}");
+    assert_eq!(fixture.identity_servers.asked(), []);
+}
+
+#[tokio::test]
+async fn in_direct_validation_a_named_server_is_ignored_trusted_or_not() {
+    let fixture = Fixture::trusting();
+    for server in ["id.example", "stranger.example"] {
+        let opened = fixture.contacts.request_email_token(naming(Some(server), Some("token"))).await.unwrap();
+        assert_eq!(opened, Opened { sid: fixture.store.sessions()[0].sid().clone(), submit_url: None });
+    }
+    assert_eq!((fixture.identity_servers.asked(), fixture.store.outbox_rows().len()), (vec![], 1));
+}
+
+#[tokio::test]
+async fn our_own_rules_come_before_the_identity_server_is_asked() {
+    let fixture = proxying();
+    let sid = fixture.proven_at("id.example", ALICE, "secret");
+    let add = Fixture::add_from("id.example", "@alice:example.org", &sid, "secret", false);
+    fixture.contacts.add(add).await.unwrap();
+    let before = fixture.identity_servers.asked().len();
+    assert!(matches!(fixture.request(ALICE, "secret", 1).await, Err(RequestTokenError::InUse)));
+
+    fixture.limiter.next_is(Verdict::RetryAfter(Duration::from_secs(7)));
+    let limited = fixture.request("b@example.org", "secret", 1).await;
+    assert!(matches!(limited, Err(RequestTokenError::Limited { .. })));
+
+    fixture.store.set_available(false);
+    let down = fixture.request("b@example.org", "secret", 1).await;
+    assert!(matches!(down, Err(RequestTokenError::Unavailable(_))));
+    fixture.store.set_available(true);
+
+    let rules = AddressRules::new(vec![], vec![Rule::domain("example.org").unwrap()]);
+    let base =
+        Policy { validation: Validation::IdentityServer, trusted: Fixture::trusted(), ..Policy::default() };
+    let denying = Policy { rules, ..base.clone() };
+    let forbidding = Policy { changes: Changes::Forbidden, ..base };
+    let request = || Fixture::request_for("b@example.org", "secret", 1);
+    let denied = Contacts::new(fixture.ports.clone(), denying).request_email_token(request()).await;
+    assert!(matches!(denied, Err(RequestTokenError::Denied)));
+    let forbidden = Contacts::new(fixture.ports.clone(), forbidding).request_email_token(request()).await;
+    assert!(matches!(forbidden, Err(RequestTokenError::ChangesForbidden)));
+    assert_eq!(fixture.identity_servers.asked().len(), before);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_or_is_down_opens_nothing_and_logs_nobody_out() {
+    let fixture = proxying();
+    let body = |text: &str| serde_json::from_str::<serde_json::Map<_, _>>(text).unwrap();
+    let terms =
+        RemoteRefusal { status: 403, body: body(r#"{"errcode":"M_TERMS_NOT_SIGNED","error":"sign"}"#) };
+    let token =
+        RemoteRefusal { status: 401, body: body(r#"{"errcode":"M_UNAUTHORIZED","soft_logout":true}"#) };
+    let as_passed_on = RemoteRefusal { status: 403, body: body(r#"{"errcode":"M_FORBIDDEN"}"#) };
+    for (reply, expected) in [
+        (ServerReply::Refused(terms.clone()), Some(terms)),
+        (ServerReply::Refused(token), Some(as_passed_on)),
+        (ServerReply::Down, None),
+        (ServerReply::AnswerLost, None),
+    ] {
+        fixture.identity_servers.next_is(reply.clone());
+        match (fixture.request(ALICE, "secret", 1).await, expected) {
+            (Err(RequestTokenError::Refused(passed)), Some(expected)) => assert_eq!(passed, expected),
+            (other, expected) => {
+                let is_down = matches!(other, Err(RequestTokenError::Unavailable(_)));
+                assert!(is_down && expected.is_none(), "{reply:?}: {other:?}");
+            }
+        }
+    }
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!(fixture.ports.store.remote_sessions(&sid).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_remembered_is_not_said_to_be_open() {
+    let fixture = proxying();
+    fixture.store.fail_commits(1, CommitFailure::BeforeApply);
+    assert!(matches!(fixture.request(ALICE, "secret", 1).await, Err(RequestTokenError::Unavailable(_))));
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!(fixture.ports.store.remote_sessions(&sid).await.unwrap().len(), 1);
 }
