@@ -54,8 +54,10 @@ pub(crate) async fn handle(
 mod tests {
     use serde_json::{Value, json};
     use threepid_domain::model::Sid;
+    use threepid_domain::testing::ServerReply;
+    use threepid_domain::use_cases::DeprecatedAdd;
 
-    use crate::http::testing::{ACCOUNT_3PID, Server, error};
+    use crate::http::testing::{ACCOUNT_3PID, Server, error, refused};
 
     fn creds(sid: &Sid, client_secret: &str) -> Value {
         json!({ "sid": sid, "client_secret": client_secret })
@@ -186,6 +188,85 @@ mod tests {
             } else {
                 assert_eq!(answer.error(), error(400, "M_INVALID_PARAM"), "{name}");
             }
+        }
+    }
+
+    fn foreign(sid: &Sid, id_server: Option<&str>, bind: bool) -> String {
+        let creds = json!({
+            "sid": sid, "client_secret": "secret", "id_server": id_server, "id_access_token": "token",
+        });
+        json!({ "three_pid_creds": creds, "bind": bind }).to_string()
+    }
+
+    #[tokio::test]
+    async fn a_session_of_an_identity_server_is_added_and_bound() {
+        for version in ["r0", "v3", "unstable"] {
+            let server = Server::trusting(|_| {});
+            let sid = server.proven_at("id.example", "a@example.org", "secret");
+            let uri = format!("/_matrix/client/{version}/account/3pid");
+            for _ in 0..2 {
+                let answer = server.post(&uri, "alice", foreign(&sid, Some("ID.example"), true)).await;
+                assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({})), "{version}");
+            }
+            assert_eq!(addresses(&server, "alice").await, ["a@example.org"]);
+            assert_eq!(server.asked(), ["validated", "bind"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn each_failure_with_an_identity_server_has_its_status_and_code() {
+        let server = Server::trusting(|_| {});
+        let sid = server.proven_at("id.example", "a@example.org", "secret");
+        for (sid, id_server, bind, expected) in [
+            (&sid, None, false, error(400, "M_MISSING_PARAM")),
+            (&sid, Some("stranger.example"), false, error(400, "M_SERVER_NOT_TRUSTED")),
+            (&sid, Some("binds.example"), false, error(400, "M_SERVER_NOT_TRUSTED")),
+            (&sid, Some("validates.example"), true, error(400, "M_SERVER_NOT_TRUSTED")),
+            (&sid, Some("validates.example"), false, error(403, "M_THREEPID_AUTH_FAILED")),
+            (&Sid::new("unknown"), Some("id.example"), false, error(403, "M_THREEPID_AUTH_FAILED")),
+        ] {
+            let answer = server.post(ACCOUNT_3PID, "alice", foreign(sid, id_server, bind)).await;
+            assert_eq!(answer.error(), expected, "{sid} {id_server:?} {bind}");
+        }
+        let terms = json!({ "errcode": "M_TERMS_NOT_SIGNED", "error": "sign" });
+        let token = json!({ "errcode": "M_UNAUTHORIZED", "error": "who", "soft_logout": true });
+        for (reply, expected) in [
+            (refused(403, &terms), error(403, "M_TERMS_NOT_SIGNED")),
+            (refused(401, &token), error(403, "M_FORBIDDEN")),
+            (ServerReply::Down, error(503, "M_UNKNOWN")),
+        ] {
+            server.identity_servers.next_is(reply);
+            let answer = server.post(ACCOUNT_3PID, "alice", foreign(&sid, Some("id.example"), true)).await;
+            assert_eq!(answer.error(), expected);
+            assert!(!answer.text.contains("soft_logout"), "{}", answer.text);
+        }
+        assert_eq!(addresses(&server, "alice").await, [""; 0]);
+        server.added("@bob:example.org", "a@example.org").await;
+        let answer = server.post(ACCOUNT_3PID, "alice", foreign(&sid, Some("id.example"), true)).await;
+        assert_eq!(answer.error(), error(400, "M_THREEPID_IN_USE"));
+    }
+
+    #[tokio::test]
+    async fn a_bind_that_fails_is_the_answer_while_the_address_stays() {
+        let server = Server::trusting(|_| {});
+        let sid = server.proven_at("id.example", "a@example.org", "secret");
+        let body = |bind| foreign(&sid, Some("id.example"), bind);
+        assert_eq!(server.post(ACCOUNT_3PID, "alice", body(false)).await.status.as_u16(), 200);
+        let terms = json!({ "errcode": "M_TERMS_NOT_SIGNED", "error": "sign" });
+        server.identity_servers.next_is(refused(403, &terms));
+        let answer = server.post(ACCOUNT_3PID, "alice", body(true)).await;
+        assert_eq!(answer.error(), error(403, "M_TERMS_NOT_SIGNED"));
+        assert_eq!(addresses(&server, "alice").await, ["a@example.org"]);
+        assert_eq!(server.post(ACCOUNT_3PID, "alice", body(true)).await.status.as_u16(), 200);
+    }
+
+    #[tokio::test]
+    async fn the_operators_switches_are_forbidden_to_overstep() {
+        for deprecated_add in [DeprecatedAdd::Off, DeprecatedAdd::IdentityServerOnly] {
+            let server = Server::trusting(|policy| policy.deprecated_add = deprecated_add);
+            let sid = server.proven("a@example.org", "secret").await;
+            let answer = server.post(ACCOUNT_3PID, "alice", foreign(&sid, None, false)).await;
+            assert_eq!(answer.error(), error(403, "M_FORBIDDEN"), "{deprecated_add:?}");
         }
     }
 }

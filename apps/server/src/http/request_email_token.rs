@@ -73,13 +73,13 @@ mod tests {
     use axum::extract::ConnectInfo;
     use http::{Method, Request};
     use serde_json::{Value, json};
-    use threepid_domain::model::{AddressRules, Rule};
-    use threepid_domain::ports::{Limit, Verdict};
-    use threepid_domain::testing::CommitFailure;
+    use threepid_domain::model::{AddressRules, Rule, Sid, Validation};
+    use threepid_domain::ports::{Limit, MockIdentityServer, OpenedRemotely, Verdict};
+    use threepid_domain::testing::{CommitFailure, Fixture, ServerReply};
     use threepid_domain::use_cases::Policy;
 
     use crate::HttpSettings;
-    use crate::http::testing::{REQUEST_TOKEN, Server, error, request};
+    use crate::http::testing::{REQUEST_TOKEN, Server, error, refused, request};
 
     fn body() -> Value {
         json!({ "client_secret": "secret", "email": "Alice@example.org", "send_attempt": 1 })
@@ -328,5 +328,56 @@ mod tests {
         };
         assert_eq!(server.post(REQUEST_TOKEN, "", body(65_536)).await.status.as_u16(), 200);
         assert_eq!(server.post(REQUEST_TOKEN, "", body(65_537)).await.error(), error(413, "M_TOO_LARGE"));
+    }
+
+    #[tokio::test]
+    async fn in_identity_server_validation_the_identity_servers_answer_is_the_answer() {
+        let server = Server::trusting(|policy| policy.validation = Validation::IdentityServer);
+        let answer = server.post(REQUEST_TOKEN, "", body_with("id_server", json!("ID.example"))).await;
+        assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "sid": "remote1" })));
+        let answer = server.post(REQUEST_TOKEN, "", body().to_string()).await;
+        assert_eq!(answer.json(), json!({ "sid": "remote2" }), "the first that validates");
+        assert!(server.store.outbox_rows().is_empty());
+
+        let answer = server.post(REQUEST_TOKEN, "", body_with("id_server", json!("binds.example"))).await;
+        assert_eq!(answer.error(), error(400, "M_SERVER_NOT_TRUSTED"));
+        let token = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "who", "soft_logout": true });
+        for (reply, expected) in [
+            (refused(401, &token), error(403, "M_FORBIDDEN")),
+            (
+                refused(400, &json!({ "errcode": "M_EMAIL_SEND_ERROR", "error": "no" })),
+                error(400, "M_EMAIL_SEND_ERROR"),
+            ),
+            (ServerReply::Down, error(503, "M_UNKNOWN")),
+        ] {
+            server.identity_servers.next_is(reply);
+            let answer = server.post(REQUEST_TOKEN, "", body().to_string()).await;
+            assert_eq!(answer.error(), expected);
+        }
+        let sid = server.proven_at("id.example", "x@example.org", "secret");
+        let add = Fixture::add_from("id.example", "@bob:example.org", &sid, "secret", false);
+        assert!(server.app.api.contacts.add(add).await.is_ok());
+        let before = server.asked().len();
+        let answer = server.post(REQUEST_TOKEN, "", body_with("email", json!("x@example.org"))).await;
+        assert_eq!(answer.error(), error(400, "M_THREEPID_IN_USE"));
+        assert_eq!(server.asked().len(), before);
+    }
+
+    #[tokio::test]
+    async fn a_submit_url_of_the_identity_server_is_passed_on() {
+        let mut remote = MockIdentityServer::new();
+        remote.expect_request_email_token().returning(|_, _, _| {
+            let submit_url = Some("https://id.example/submit".to_owned());
+            Ok(OpenedRemotely { sid: Sid::new("theirs"), submit_url })
+        });
+        let policy = Policy {
+            validation: Validation::IdentityServer,
+            trusted: Fixture::trusted(),
+            ..Policy::default()
+        };
+        let server =
+            Server::built(|builder| builder.policy(policy).identity_servers(std::sync::Arc::new(remote)));
+        let answer = server.post(REQUEST_TOKEN, "", body().to_string()).await;
+        assert_eq!(answer.json(), json!({ "sid": "theirs", "submit_url": "https://id.example/submit" }));
     }
 }

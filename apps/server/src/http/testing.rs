@@ -9,13 +9,13 @@ use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use threepid_domain::model::{Generation, Sid, Token};
+use threepid_domain::model::{Generation, RemoteRefusal, Sid, Token};
 use threepid_domain::ports::Secrets;
 use threepid_domain::testing::{
-    CountedSecrets, FixedClock, FixedTokens, Fixture, MemoryStore, PlainTemplates, RecordingMailer,
-    ScriptedLimiter,
+    CountedSecrets, FakeIdentityServer, FakeReauthentication, FixedClock, FixedTokens, Fixture, MemoryStore,
+    PlainTemplates, RecordingMailer, ScriptedLimiter, ServerReply,
 };
-use threepid_domain::use_cases::{Door, SubmitToken};
+use threepid_domain::use_cases::{Door, Policy, SubmitToken};
 use tower::ServiceExt;
 use url::Url;
 
@@ -25,6 +25,14 @@ use crate::{App, Builder};
 pub(crate) const REQUEST_TOKEN: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
 /// List and add.
 pub(crate) const ACCOUNT_3PID: &str = "/_matrix/client/v3/account/3pid";
+/// Add after the account's user has proven again who they are.
+pub(crate) const ADD: &str = "/_matrix/client/v3/account/3pid/add";
+/// Bind.
+pub(crate) const BIND: &str = "/_matrix/client/v3/account/3pid/bind";
+/// Unbind.
+pub(crate) const UNBIND: &str = "/_matrix/client/v3/account/3pid/unbind";
+/// Delete.
+pub(crate) const DELETE: &str = "/_matrix/client/v3/account/3pid/delete";
 /// The page.
 pub(crate) const CONFIRM: &str = "/_threepid/confirm";
 /// The JSON submit.
@@ -40,6 +48,8 @@ pub(crate) struct Server {
     pub(crate) tokens: Arc<FixedTokens>,
     pub(crate) limiter: Arc<ScriptedLimiter>,
     pub(crate) mailer: Arc<RecordingMailer>,
+    pub(crate) identity_servers: Arc<FakeIdentityServer>,
+    pub(crate) reauthentication: Arc<FakeReauthentication>,
 }
 
 impl Server {
@@ -50,6 +60,13 @@ impl Server {
     /// A server whose builder was changed in the end.
     pub(crate) fn built(change: impl FnOnce(Builder) -> Builder) -> Self {
         Self::wired(|builder, mailer| change(builder.mailer(mailer)))
+    }
+
+    /// A server that trusts the identity servers of [`Fixture::trusting`], under a policy that was changed in the end.
+    pub(crate) fn trusting(change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy { trusted: Fixture::trusted(), ..Policy::default() };
+        change(&mut policy);
+        Self::built(|builder| builder.policy(policy))
     }
 
     /// A server that sends no mail.
@@ -70,16 +87,33 @@ impl Server {
         );
         let (tokens, limiter, mailer) =
             (Arc::new(tokens), Arc::new(ScriptedLimiter::default()), Arc::new(RecordingMailer::default()));
+        let (identity_servers, reauthentication) = (
+            Arc::new(FakeIdentityServer::signing_as("example.org")),
+            Arc::new(FakeReauthentication::default()),
+        );
         let builder = Builder::new(Url::parse("https://contacts.example/").expect("a URL"))
             .store(store.clone())
             .outbox(store.clone())
             .access_tokens(tokens.clone())
             .rate_limiter(limiter.clone())
+            .identity_servers(identity_servers.clone())
+            .reauthentication(reauthentication.clone())
             .templates(Arc::new(PlainTemplates))
             .clock(clock.clone())
             .secrets(secrets.clone());
         let app = change(builder, mailer.clone()).build().expect("every port is given");
-        Self { router: app.standalone(), app, store, clock, secrets, tokens, limiter, mailer }
+        Self {
+            router: app.standalone(),
+            app,
+            store,
+            clock,
+            secrets,
+            tokens,
+            limiter,
+            mailer,
+            identity_servers,
+            reauthentication,
+        }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
@@ -115,12 +149,32 @@ impl Server {
         sid
     }
 
+    /// A session at an identity server whose address is proven there.
+    pub(crate) fn proven_at(&self, server: &str, email: &str, client_secret: &str) -> Sid {
+        let server = Fixture::server(server);
+        let (secret, address) = (Fixture::secret(client_secret), Fixture::address(email));
+        let sid = self.identity_servers.open(&server, &secret, &address);
+        self.identity_servers.prove(&server, &sid, FixedClock::START);
+        sid
+    }
+
+    /// The calls that reached identity servers.
+    pub(crate) fn asked(&self) -> Vec<&'static str> {
+        self.identity_servers.asked().into_iter().map(|asked| asked.call).collect()
+    }
+
     /// An address on an account.
     pub(crate) async fn added(&self, user: &str, email: &str) {
         let sid = self.proven(email, "added").await;
         let add = Fixture::add_of(user, &sid, "added");
         self.app.api.contacts.add(add).await.expect("the address is proven");
     }
+}
+
+/// A refusal of an identity server.
+pub(crate) fn refused(status: u16, body: &Value) -> ServerReply {
+    let body = body.as_object().cloned().expect("an object");
+    ServerReply::Refused(RemoteRefusal { status, body })
 }
 
 /// A request; an empty `token` sends none.
