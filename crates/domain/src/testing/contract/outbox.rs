@@ -1,4 +1,4 @@
-//! What an [`Outbox`](crate::ports::Outbox) owes. That dead messages are kept for the operator cannot be seen through
+//! What an [`Outbox`] owes. That dead messages are kept for the operator cannot be seen through
 //! the port; it is for the adapter's own tests.
 
 use std::collections::HashSet;

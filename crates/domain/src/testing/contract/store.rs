@@ -1,4 +1,4 @@
-//! What a [`Store`](crate::ports::Store) owes.
+//! What a [`Store`] owes.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
