@@ -8,6 +8,7 @@ mod identity_server;
 mod main_thread;
 mod peers;
 mod postgres;
+mod reauthentication;
 mod unwell_mail_server;
 
 use std::error::Error;
