@@ -5,6 +5,7 @@ mod command_line;
 mod confirm_page;
 mod homeserver;
 mod identity_server;
+mod import;
 mod main_thread;
 mod peers;
 mod postgres;

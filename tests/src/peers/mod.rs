@@ -19,7 +19,8 @@ pub use nginx::{Nginx, front};
 pub use node::{NodeScript, ScriptOutput};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{
-    PeerError, artifacts, free_port, repository, server_program, target_folder, temp_folder, wait_until,
+    PeerError, artifacts, free_port, python_packages, repository, server_program, target_folder, temp_folder,
+    wait_until,
 };
 pub use program::Program;
 pub use smtp::{CapturedMail, SmtpMode, SmtpSecurity, SmtpServer, SmtpServerBuilder};

@@ -88,6 +88,17 @@ pub fn server_program() -> Result<PathBuf, PeerError> {
     program.ok_or_else(|| PeerError::new("threepid is not built: run cargo build --workspace --all-features"))
 }
 
+/// Where the packages are that `tests/setup` installed for a peer in Python.
+///
+/// # Errors
+///
+/// It is not installed.
+pub fn python_packages(name: &'static str) -> Result<PathBuf, PeerError> {
+    let libraries = target_folder().join("peers").join(name).join("lib");
+    let python = std::fs::read_dir(libraries)?.next().ok_or_else(|| PeerError::not_installed(name))??;
+    Ok(python.path().join("site-packages"))
+}
+
 /// Where the stories leave what people may want to look at afterwards; made if it is not there.
 ///
 /// # Errors

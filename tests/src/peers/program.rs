@@ -135,6 +135,23 @@ impl Program {
         self.ended().await
     }
 
+    /// The exit status, once there is one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be known.
+    pub fn status(&mut self) -> Result<Option<i32>, PeerError> {
+        self.process.status()
+    }
+
+    /// The most memory that the program has held so far, in KiB; `None` once it has ended.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid()?.as_raw_nonzero())).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        peak.trim().trim_end_matches(" kB").parse().ok()
+    }
+
     /// Waits for it to end by itself and gives the exit status; 128 and the signal's number if one ended it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use reqwest::Client;
+use reqwest::{Client, Method};
 use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
@@ -267,7 +267,43 @@ impl Synapse {
         access_token: Option<&str>,
         body: &Value,
     ) -> Result<Value, PeerError> {
-        let mut request = self.client.post(format!("{}{path}", self.base_url)).json(body);
+        self.ask(Method::POST, path, access_token, Some(body)).await
+    }
+
+    /// Sends JSON to any path of the homeserver by PUT and gives the JSON of a 200.
+    ///
+    /// # Errors
+    ///
+    /// Any other status, quoted with its body; or the homeserver is down.
+    pub async fn put(
+        &self,
+        path: &str,
+        access_token: Option<&str>,
+        body: &Value,
+    ) -> Result<Value, PeerError> {
+        self.ask(Method::PUT, path, access_token, Some(body)).await
+    }
+
+    /// Reads any path of the homeserver and gives the JSON of a 200.
+    ///
+    /// # Errors
+    ///
+    /// Any other status, quoted with its body; or the homeserver is down.
+    pub async fn get(&self, path: &str, access_token: Option<&str>) -> Result<Value, PeerError> {
+        self.ask(Method::GET, path, access_token, None).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        access_token: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Value, PeerError> {
+        let mut request = self.client.request(method, format!("{}{path}", self.base_url));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
         if let Some(token) = access_token {
             request = request.bearer_auth(token);
         }
