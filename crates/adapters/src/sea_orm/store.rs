@@ -46,7 +46,7 @@ impl SeaOrmStore {
                 error => return Err(error),
             }
         }
-        if unit.changes().iter().any(|change| matches!(change, Change::Enqueue(_))) {
+        if unit.enqueues() {
             self.database.ring();
         }
         Ok(())
@@ -226,6 +226,10 @@ async fn apply(transaction: &DatabaseTransaction, unit: &UnitOfWork) -> Result<(
                 remove_threepid(transaction, user_id, address).await?
             }
             Change::Enqueue(message) => enqueue(transaction, message).await?,
+            Change::EnqueueMirror(message) => {
+                drop_waiting(transaction, message).await?;
+                enqueue(transaction, message).await?
+            }
             Change::CancelUnbind(key) => cancel_unbind(transaction, key).await?,
             Change::PutRemoteSession(session) => put_remote_session(transaction, session).await?,
             Change::SpendProof(proof) => spend_proof(transaction, proof).await?,
@@ -321,6 +325,19 @@ async fn remove_threepid(
         .filter(threepid::Column::Medium.eq(address.medium().as_str()))
         .filter(threepid::Column::Address.eq(address.as_str()))
         .filter(threepid::Column::UserId.eq(user_id.as_str()))
+        .exec(transaction)
+        .await?;
+    Ok(())
+}
+
+/// Drops the messages that mirror the same account and that nobody is trying.
+async fn drop_waiting(transaction: &DatabaseTransaction, newer: &OutboxMessage) -> Result<(), ApplyError> {
+    let Some(user_id) = newer.payload.mirrored() else { return Ok(()) };
+    outbox::Entity::delete_many()
+        .filter(outbox::Column::Subject.eq(user_id.as_str()))
+        .filter(outbox::Column::Kind.eq(newer.payload.kind()))
+        .filter(outbox::Column::State.eq(outbox::QUEUED))
+        .filter(outbox::Column::LeaseId.is_null())
         .exec(transaction)
         .await?;
     Ok(())

@@ -44,6 +44,11 @@ pub enum Payload {
         /// Where.
         server: IdentityServerName,
     },
+    /// That the homeserver's copy of an account's contacts becomes equal to ours, as ours are when it is delivered.
+    Mirror {
+        /// The account.
+        user_id: UserId,
+    },
 }
 
 impl Payload {
@@ -52,6 +57,7 @@ impl Payload {
         match self {
             Self::ValidationMail { .. } => "validation_mail",
             Self::Unbind { .. } => "unbind",
+            Self::Mirror { .. } => "mirror",
         }
     }
 
@@ -60,18 +66,27 @@ impl Payload {
         match self {
             Self::ValidationMail { to, .. } => to.masked(),
             Self::Unbind { server, .. } => server.to_string(),
+            Self::Mirror { user_id } => user_id.to_string(),
         }
     }
 
     /// The binding that the message is about, if it is about one.
     pub fn binding(&self) -> Option<BindingKey> {
         match self {
-            Self::ValidationMail { .. } => None,
+            Self::ValidationMail { .. } | Self::Mirror { .. } => None,
             Self::Unbind { user_id, address, server } => Some(BindingKey {
                 user_id: user_id.clone(),
                 address: address.clone(),
                 server: server.clone(),
             }),
+        }
+    }
+
+    /// The account whose contacts the message is to mirror, if it is to mirror any.
+    pub const fn mirrored(&self) -> Option<&UserId> {
+        match self {
+            Self::Mirror { user_id } => Some(user_id),
+            Self::ValidationMail { .. } | Self::Unbind { .. } => None,
         }
     }
 }

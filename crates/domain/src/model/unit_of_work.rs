@@ -16,6 +16,9 @@ pub enum Change {
     ImportThreepid(Threepid),
     /// Owe a message.
     Enqueue(OutboxMessage),
+    /// Owe a message that mirrors an account, in place of those for the same account that wait under no lease. One that
+    /// is being tried stays: nobody knows how far it is.
+    EnqueueMirror(OutboxMessage),
     /// Remember a session that an identity server opened; the one remembered last under server and sid counts.
     PutRemoteSession(RemoteSession),
     /// Spend an identity server's proof.
@@ -91,6 +94,12 @@ impl UnitOfWork {
         self.with(Change::Enqueue(message))
     }
 
+    /// Owes a message that mirrors an account, in place of those that wait.
+    #[must_use]
+    pub fn enqueue_mirror(self, message: OutboxMessage) -> Self {
+        self.with(Change::EnqueueMirror(message))
+    }
+
     /// Remembers a session at an identity server.
     #[must_use]
     pub fn put_remote_session(self, session: RemoteSession) -> Self {
@@ -142,6 +151,11 @@ impl UnitOfWork {
     fn with(mut self, change: Change) -> Self {
         self.changes.push(change);
         self
+    }
+
+    /// Whether a message is owed once this is committed.
+    pub fn enqueues(&self) -> bool {
+        self.changes.iter().any(|change| matches!(change, Change::Enqueue(_) | Change::EnqueueMirror(_)))
     }
 
     /// The changes, in order.

@@ -10,6 +10,7 @@ mod clock;
 mod contact_source;
 mod identity_server;
 mod mailer;
+mod mirror;
 mod outbox;
 mod rate_limiter;
 mod reauthentication;
@@ -26,6 +27,7 @@ pub use identity_server::{
     RemoteTokenRequest, RemoteValidation, Unbound,
 };
 pub use mailer::{DeliveryError, Mail, Mailer};
+pub use mirror::Mirror;
 pub use outbox::Outbox;
 pub use rate_limiter::{Limit, RateLimiter, Verdict};
 pub use reauthentication::{
@@ -39,8 +41,8 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 pub use self::{
     access_tokens::MockAccessTokens, capabilities::MockHomeserverCapabilities, clock::MockClock,
     contact_source::MockContactSource, identity_server::MockIdentityServer, mailer::MockMailer,
-    outbox::MockOutbox, rate_limiter::MockRateLimiter, reauthentication::MockReauthentication,
-    secrets::MockSecrets, store::MockStore, templates::MockTemplates,
+    mirror::MockMirror, outbox::MockOutbox, rate_limiter::MockRateLimiter,
+    reauthentication::MockReauthentication, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

@@ -26,6 +26,8 @@ use crate::model::{
 /// - MUST forget a binding only where it does not stand since later than the change says;
 /// - MUST take an address only from the account named with it;
 /// - MUST cancel an owed unbind by its binding, claimed or not, so that no later claim finds it;
+/// - MUST drop, with a message that mirrors an account, those that mirror the same account and wait under no lease, and
+///   MUST NOT drop one that a claim has and has not given back;
 /// - MUST keep what is first remembered of a challenge: to remember it again, spent or not, changes nothing;
 /// - MUST refuse to spend a challenge that is not remembered for its user and sid, or that was spent before
 ///   ([`Conflict::ChallengeSpent`]);

@@ -82,6 +82,7 @@ impl Fixture {
             store: store.clone(),
             mailer: Some(mailer.clone()),
             identity_servers: identity_servers.clone(),
+            mirror: None,
             templates: Arc::new(PlainTemplates),
             clock: clock.clone(),
             secrets: secrets.clone(),

@@ -174,13 +174,17 @@ impl State {
             Change::PutThreepid(threepid) => self.put_threepid(threepid),
             Change::ImportThreepid(threepid) => self.import_threepid(threepid),
             Change::Enqueue(message) => {
-                self.outbox.push(OutboxRow {
-                    message,
-                    attempts: 0,
-                    lease: None,
-                    state: RowState::Owed,
-                    last_error: None,
-                });
+                self.outbox.push(OutboxRow::owed(message));
+                Ok(())
+            }
+            Change::EnqueueMirror(message) => {
+                let is_same = |row: &OutboxRow| match message.payload.mirrored() {
+                    Some(user_id) => row.message.payload.mirrored() == Some(user_id),
+                    None => false,
+                };
+                let waits = |row: &OutboxRow| row.state == RowState::Owed && row.lease.is_none();
+                self.outbox.retain(|row| !(waits(row) && is_same(row)));
+                self.outbox.push(OutboxRow::owed(message));
                 Ok(())
             }
             Change::PutRemoteSession(session) => {
@@ -274,6 +278,10 @@ impl State {
 }
 
 impl OutboxRow {
+    fn owed(message: OutboxMessage) -> Self {
+        Self { message, attempts: 0, lease: None, state: RowState::Owed, last_error: None }
+    }
+
     fn is_claimable(&self, now: Timestamp) -> bool {
         let is_leased = self.lease.as_ref().is_some_and(|(_, ends)| now < *ends);
         self.state == RowState::Owed && self.message.due_at <= now && !is_leased
@@ -349,7 +357,7 @@ impl Store for MemoryStore {
         if failure == Some(CommitFailure::BeforeApply) {
             return Err(switched_off().into());
         }
-        let enqueues = unit.changes().iter().any(|change| matches!(change, Change::Enqueue(_)));
+        let enqueues = unit.enqueues();
         {
             let mut state = lock(&self.state);
             let mut changed = state.clone();

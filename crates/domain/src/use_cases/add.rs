@@ -95,7 +95,8 @@ impl Contacts {
                 validated_at: proof.validated_at,
                 added_at: now,
             };
-            match self.store.commit(UnitOfWork::new().put_session(session).put_threepid(threepid)).await {
+            let unit = UnitOfWork::new().put_session(session).put_threepid(threepid);
+            match self.store.commit(self.mirrored(unit, &add.user_id)).await {
                 Ok(()) => return Ok(()),
                 Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
                 Err(CommitError::Conflict(_)) => {}

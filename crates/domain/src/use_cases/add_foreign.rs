@@ -158,6 +158,7 @@ impl Contacts {
                 validated_at: proof.validated_at,
                 added_at: now,
             });
+        let unit = self.mirrored(unit, &add.user_id);
         match pending {
             Some(pending) => unit.cancel_unbind(pending.key()).put_binding(pending),
             None => unit,

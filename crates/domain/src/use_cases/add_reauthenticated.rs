@@ -182,7 +182,7 @@ impl Contacts {
                 added_at: now,
             });
             let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
-            match self.store.commit(unit).await {
+            match self.store.commit(self.mirrored(unit, &add.user_id)).await {
                 Ok(()) => return Ok(()),
                 Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse.into()),
                 // The same answer came in twice at once, and the other one was first.

@@ -51,6 +51,7 @@ impl Contacts {
         let now = self.clock.now();
         let recorded = self.store.bindings(&user_id, &address).await?;
         let unit = UnitOfWork::new().remove_threepid(user_id.clone(), address.clone());
+        let unit = self.mirrored(unit, &user_id);
         let (keys, doubtful): (Vec<_>, Vec<_>) = match id_server {
             Some(server) if self.policy.trusted.binds(&server) => {
                 let doubtful = recorded.into_iter().filter(|binding| binding.server == server).collect();

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::DECISIONS;
 use crate::model::{
     BindingKey, Claimed, EmailAddress, OutboxMessage, Payload, Settlement, Sid, Timestamp, Token, UnitOfWork,
+    UserId,
 };
 use crate::ports::{
-    Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Outbox, Secrets, Store,
+    Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Mirror, Outbox, Secrets, Store,
     Templates, Unavailable, Unbound, ValidationMail,
 };
 
@@ -100,6 +102,8 @@ pub struct RelayPorts {
     pub mailer: Option<Arc<dyn Mailer>>,
     /// Other servers' identity service.
     pub identity_servers: Arc<dyn IdentityServer>,
+    /// The homeserver's copy, where there is to be one.
+    pub mirror: Option<Arc<dyn Mirror>>,
     /// Renders texts.
     pub templates: Arc<dyn Templates>,
     /// What time it is.
@@ -187,6 +191,7 @@ impl Relay {
                 let key = BindingKey { user_id, address, server: server.clone() };
                 self.unbind(key, message.created_at).await
             }
+            Payload::Mirror { user_id } => self.mirror(user_id).await,
         }
     }
 
@@ -235,6 +240,28 @@ impl Relay {
             Err(error @ IdentityServerError::Refused(_)) => Err(DeliveryError::Permanent(error.into())),
             Err(IdentityServerError::Unavailable(error)) => Err(transient(error)),
         }
+    }
+
+    /// Makes the homeserver's copy equal to what is stored, and looks again afterwards: two messages for one account may
+    /// be under way at once, and the one that arrives last may have read first.
+    async fn mirror(&self, user_id: &UserId) -> Result<(), DeliveryError> {
+        let Some(mirror) = &self.ports.mirror else {
+            return Err(DeliveryError::Permanent("no mirror is configured".into()));
+        };
+        let stored = || async {
+            let threepids = self.ports.store.threepids(user_id).await;
+            threepids.map_err(|error| DeliveryError::Transient(error.into()))
+        };
+        let mut told = stored().await?;
+        for _ in 0..DECISIONS {
+            mirror.put(user_id.clone(), told.clone()).await?;
+            let now = stored().await?;
+            if now == told {
+                return Ok(());
+            }
+            told = now;
+        }
+        Err(DeliveryError::Transient("the contacts changed all the while".into()))
     }
 
     /// The next try, or the message's end where that comes first, so that it is counted as expired then.

@@ -10,6 +10,7 @@ mod delete;
 mod deliver;
 mod import;
 mod list;
+mod mirror;
 mod request_email_token;
 mod submit_token;
 mod unbind;
@@ -51,6 +52,8 @@ pub struct Policy {
     pub changes: Changes,
     /// What `POST /account/3pid`, which asks for no password, may do.
     pub deprecated_add: DeprecatedAdd,
+    /// Whether the homeserver keeps a copy of contacts, which every change is owed to.
+    pub mirrors: bool,
     /// How long an owed unbind is worth trying. Default 30 days.
     pub unbind_within: Duration,
 }
@@ -65,6 +68,7 @@ impl Default for Policy {
             trusted: TrustedServers::default(),
             changes: Changes::default(),
             deprecated_add: DeprecatedAdd::default(),
+            mirrors: false,
             unbind_within: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }

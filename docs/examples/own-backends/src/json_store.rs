@@ -112,6 +112,10 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
         Change::Enqueue(message) => {
             state.messages.push(Row { message, attempts: 0, lease: None, dead: None })
         }
+        Change::EnqueueMirror(message) => {
+            state.messages.retain(|row| row.dead.is_some() || row.lease.is_some() || !is_same(row, &message));
+            state.messages.push(Row { message, attempts: 0, lease: None, dead: None });
+        }
         Change::PutRemoteSession(session) => {
             state.remote_sessions.retain(|known| known.sid != session.sid || known.server != session.server);
             state.remote_sessions.push(session);
@@ -138,6 +142,12 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
         Change::SpendChallenge(challenge) => return spend_challenge(state, &challenge),
     }
     Ok(())
+}
+
+/// Whether both mirror the same account.
+fn is_same(row: &Row, newer: &OutboxMessage) -> bool {
+    let mirrored = newer.payload.mirrored();
+    mirrored.is_some() && row.message.payload.mirrored() == mirrored
 }
 
 fn put_session(state: &mut State, mut record: SessionRecord) -> Result<(), Conflict> {
@@ -247,7 +257,7 @@ impl Store for JsonStore {
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
-        let enqueues = unit.changes().iter().any(|change| matches!(change, Change::Enqueue(_)));
+        let enqueues = unit.enqueues();
         let applied = self
             .change(move |state| unit.into_changes().into_iter().try_for_each(|change| apply(state, change)));
         applied.await?.map_err(CommitError::Conflict)?;

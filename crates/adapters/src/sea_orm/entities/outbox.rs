@@ -59,7 +59,10 @@ pub(in crate::sea_orm) fn queued(message: &OutboxMessage) -> Result<ActiveModel,
         leased_until: NotSet,
         settled_at: NotSet,
         last_error: NotSet,
-        subject: Set(message.payload.binding().as_ref().map(subject)),
+        subject: Set(match (message.payload.binding(), message.payload.mirrored()) {
+            (Some(key), _) => Some(subject(&key)),
+            (None, mirrored) => mirrored.map(|user_id| user_id.as_str().to_owned()),
+        }),
     })
 }
 

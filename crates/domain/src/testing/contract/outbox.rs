@@ -8,7 +8,7 @@ use super::store::{END_OF_YEAR_9999, NOW, message};
 use super::{Backend, BoxFuture, Spawner, race};
 use crate::model::{
     Claimed, EmailAddress, Generation, LeaseId, MessageId, OutboxMessage, Payload, Settlement, Sid,
-    Timestamp, UnitOfWork,
+    Timestamp, UnitOfWork, UserId,
 };
 use crate::ports::Outbox;
 
@@ -39,6 +39,49 @@ async fn settle(outbox: &dyn Outbox, id: &str, lease_id: &str, settlement: Settl
 
 fn retry(at: Timestamp) -> Settlement {
     Settlement::Retry { at, reason: "451 greylisted: é'\"".to_owned() }
+}
+
+fn mirror_of(user: &str, id: &str, due_at: Timestamp) -> OutboxMessage {
+    let user_id = UserId::parse(user).expect("a user ID");
+    OutboxMessage { payload: Payload::Mirror { user_id }, ..message(id, due_at) }
+}
+
+async fn owe_mirror(backend: &Backend, message: OutboxMessage) {
+    let unit = UnitOfWork::new().enqueue_mirror(message);
+    backend.store.commit(unit).await.expect("the unit meets no conflict");
+}
+
+/// One message that waits is enough for an account: the newest. What is owed to others stays.
+pub async fn a_newer_message_that_mirrors_an_account_replaces_one_that_waits(backend: &Backend) {
+    let outbox = &*backend.outbox;
+    owe(backend, message("mail", NOW)).await;
+    owe_mirror(backend, mirror_of("@bob:example.org", "bob", NOW)).await;
+    owe_mirror(backend, mirror_of("@alice:example.org", "tried", NOW)).await;
+    assert_eq!(claimed(outbox, NOW, "first", 10).await.len(), 3);
+    for (id, waits) in [("tried", true), ("bob", true), ("mail", true)] {
+        assert_eq!(settle(outbox, id, "first", retry(later(5))).await, waits, "{id}");
+    }
+    owe_mirror(backend, mirror_of("@alice:example.org", "newer", later(1))).await;
+    owe_mirror(backend, mirror_of("@alice:example.org", "newest", later(2))).await;
+    let mut left = claimed(outbox, later(5), "second", 10).await;
+    left.sort();
+    assert_eq!(left, ["bob", "mail", "newest"]);
+    for id in ["bob", "mail", "newest"] {
+        assert!(settle(outbox, id, "second", Settlement::Sent).await, "{id}");
+    }
+    owe_mirror(backend, mirror_of("@alice:example.org", "later", NOW)).await;
+    assert_eq!(claimed(outbox, END_OF_YEAR_9999, "third", 10).await, ["later"]);
+}
+
+/// Nobody knows how far it is; if its sender dies, its lease ends and it is tried again.
+pub async fn a_message_that_mirrors_and_is_being_tried_is_not_replaced(backend: &Backend) {
+    let outbox = &*backend.outbox;
+    owe_mirror(backend, mirror_of("@alice:example.org", "tried", NOW)).await;
+    assert_eq!(claimed(outbox, NOW, "first", 10).await, ["tried"]);
+    owe_mirror(backend, mirror_of("@alice:example.org", "newer", NOW)).await;
+    assert_eq!(claimed(outbox, NOW, "second", 10).await, ["newer"]);
+    assert!(settle(outbox, "newer", "second", Settlement::Sent).await);
+    assert_eq!(claimed(outbox, END_OF_YEAR_9999, "heir", 10).await, ["tried"]);
 }
 
 /// Nothing owed is no error.
