@@ -7,6 +7,7 @@ mod homeserver;
 mod identity_server;
 mod import;
 mod main_thread;
+mod mirror;
 mod peers;
 mod postgres;
 mod reauthentication;

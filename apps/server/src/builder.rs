@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use threepid_domain::ports::{
-    AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, NoIdentityServers, Outbox,
+    AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, Mirror, NoIdentityServers, Outbox,
     RateLimiter, Reauthentication, Secrets, Store, Templates,
 };
 use threepid_domain::use_cases::{
@@ -30,6 +30,7 @@ pub struct Builder {
     secrets: Option<Arc<dyn Secrets>>,
     identity_servers: Option<Arc<dyn IdentityServer>>,
     reauthentication: Option<Arc<dyn Reauthentication>>,
+    mirror: Option<Arc<dyn Mirror>>,
     capabilities: Option<Arc<dyn HomeserverCapabilities>>,
     policy: Policy,
     retry: RetryPolicy,
@@ -64,6 +65,7 @@ impl Builder {
             secrets: None,
             identity_servers: None,
             reauthentication: None,
+            mirror: None,
             capabilities: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
@@ -151,7 +153,15 @@ impl Builder {
         self
     }
 
-    /// What the operator decides about contacts. `sends_mail` is set by whether there is a mailer.
+    /// The homeserver's own copy of contacts, which every change is told to through the outbox. Without it, none is.
+    #[must_use]
+    pub fn mirror(mut self, mirror: Arc<dyn Mirror>) -> Self {
+        self.mirror = Some(mirror);
+        self
+    }
+
+    /// What the operator decides about contacts. `sends_mail` and `mirrors` are set by whether there is a
+    /// mailer, and a mirror.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -225,6 +235,7 @@ impl Builder {
                 store: Arc::clone(&store),
                 mailer: self.mailer.clone(),
                 identity_servers: Arc::clone(&identity_servers),
+                mirror: self.mirror.clone(),
                 templates: Arc::clone(&templates),
                 clock: Arc::clone(&clock),
                 secrets: Arc::clone(&secrets),
@@ -232,7 +243,8 @@ impl Builder {
             let relay = Relay::new(ports, links.clone(), self.policy.lifetimes.token, self.retry);
             Worker::new(relay, self.worker)
         });
-        let policy = Policy { sends_mail: self.mailer.is_some(), ..self.policy };
+        let policy =
+            Policy { sends_mail: self.mailer.is_some(), mirrors: self.mirror.is_some(), ..self.policy };
         let request_ids = secrets.new_message_id().as_str().to_owned();
         let ports = ContactsPorts {
             store: Arc::clone(&store),

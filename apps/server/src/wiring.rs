@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver};
+use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver, SynapseMirror};
 use threepid_adapters::identity_server::{
     HyperIdentityServer, IdentityServerSettings, IdentityServerSettingsError, ServerSettings, SigningKey,
     SigningKeyError,
@@ -27,8 +27,8 @@ use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
 
 use crate::cli::Failure;
 use crate::config::{
-    Accounts, Config, DatabaseTls, HomeserverAccounts, IdentityConfig, KeySource, MailTransport, Rate,
-    Security, Sender, SmtpServer,
+    Accounts, Config, DatabaseTls, HomeserverAccounts, IdentityConfig, KeySource, MailTransport,
+    MirrorConfig, Rate, Security, Sender, SmtpServer,
 };
 use crate::demo::{Caught, Letter};
 
@@ -108,6 +108,9 @@ impl Opened {
         }
         if let Some(identity_servers) = identity_servers(&config.identity)? {
             builder = builder.identity_servers(Arc::new(identity_servers));
+        }
+        if let Some(mirror) = &config.mirror {
+            builder = builder.mirror(Arc::new(synapse_mirror(mirror)?));
         }
         if config.asks_again {
             builder = builder.reauthentication(asking.reauthentication);
@@ -235,6 +238,9 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
         homeserver(accounts)?;
     }
     identity_servers(&config.identity)?;
+    if let Some(mirror) = &config.mirror {
+        synapse_mirror(mirror)?;
+    }
     if let KeySource::Value(_) = &config.server_key {
         server_key(config)?;
     }
@@ -420,10 +426,24 @@ fn homeserver(accounts: &HomeserverAccounts) -> Result<Homeserver, Failure> {
         extra_ca: accounts.ca_file.clone(),
         ..HomeserverSettings::new(accounts.base_url.clone())
     };
-    Homeserver::new(&settings).map_err(|error| {
+    homeserver_at(&settings, "homeserver.base_url")
+}
+
+fn synapse_mirror(mirror: &MirrorConfig) -> Result<SynapseMirror, Failure> {
+    let settings = HomeserverSettings {
+        timeout: mirror.timeout,
+        extra_ca: mirror.ca_file.clone(),
+        ..HomeserverSettings::new(mirror.synapse_admin_url.clone())
+    };
+    let homeserver = homeserver_at(&settings, "mirror.synapse_admin_url")?;
+    Ok(homeserver.mirror(AccessToken::new(mirror.token.expose())))
+}
+
+fn homeserver_at(settings: &HomeserverSettings, base_url: &str) -> Result<Homeserver, Failure> {
+    Homeserver::new(settings).map_err(|error| {
         let setting = match &error {
             InvalidHomeserver::ExtraCa { .. } | InvalidHomeserver::Tls(_) => "homeserver.ca_file",
-            InvalidHomeserver::BaseUrl => "homeserver.base_url",
+            InvalidHomeserver::BaseUrl => base_url,
             InvalidHomeserver::Timeout => "homeserver.timeout",
         };
         Failure::setting(setting, &error)

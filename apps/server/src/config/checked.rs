@@ -39,6 +39,7 @@ pub(crate) struct Config {
     /// Who asks again; it is the one that knows access tokens, or nobody.
     pub(crate) asks_again: bool,
     pub(crate) identity: IdentityConfig,
+    pub(crate) mirror: Option<MirrorConfig>,
     pub(crate) mail: MailConfig,
     pub(crate) policy: Policy,
     pub(crate) limits: settings::Limits,
@@ -90,6 +91,15 @@ pub(crate) struct IdentityConfig {
     pub(crate) allow_networks: Vec<IpNet>,
     /// The homeserver's key file and name.
     pub(crate) signing_key: Option<(PathBuf, String)>,
+}
+
+/// Synapse's own copy of contacts.
+#[derive(Clone, Debug)]
+pub(crate) struct MirrorConfig {
+    pub(crate) synapse_admin_url: Url,
+    pub(crate) token: Secret,
+    pub(crate) timeout: Duration,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// How mails look and leave.
@@ -183,6 +193,7 @@ impl Config {
             "is required: the http or https address of this server from outside, such as \"https://matrix.example.org\"",
         );
         let transport = mail_transport(&settings.mail, &mut judge);
+        let mirror = mirror(settings.mirror, &settings.homeserver, &mut judge);
         let accounts = accounts(settings.accounts, settings.homeserver, &mut judge);
         let asks_again = judge.asks_again(settings.reauthentication, settings.accounts);
         let database = DatabaseConfig::new(settings.database, &mut judge);
@@ -252,6 +263,7 @@ impl Config {
             accounts,
             asks_again,
             identity,
+            mirror,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
             policy: Policy {
                 lifetimes,
@@ -526,6 +538,44 @@ fn accounts(choice: AccountsChoice, homeserver: settings::Homeserver, judge: &mu
             }))
         }
     }
+}
+
+fn mirror(
+    mirror: settings::Mirror,
+    homeserver: &settings::Homeserver,
+    judge: &mut Judge,
+) -> Option<MirrorConfig> {
+    let settings::Mirror { synapse_admin_url, token, token_file } = mirror;
+    let Some(BaseUrl(synapse_admin_url)) = synapse_admin_url else {
+        judge.must(
+            token.is_none() && token_file.is_none(),
+            "mirror.synapse_admin_url",
+            "is required with mirror.token: where this server reaches Synapse, such as \"http://localhost:8008\"",
+        );
+        return None;
+    };
+    if synapse_admin_url.scheme() == "http" && !is_this_machine(synapse_admin_url.host_str()) {
+        judge.warnings.push(Problem::new(
+            "mirror.synapse_admin_url",
+            "is http towards another machine: an administrator's token goes in clear text",
+        ));
+    }
+    let token = match (token, token_file) {
+        (Some(_), Some(_)) => {
+            judge.wrong("mirror.token_file", "is given together with mirror.token; keep one of them");
+            return None;
+        }
+        (Some(token), None) => token,
+        (None, Some(path)) => judge.secret_from("mirror.token_file", &path)?,
+        (None, None) => {
+            judge.wrong("mirror.token", "is required with mirror.synapse_admin_url, or mirror.token_file is");
+            return None;
+        }
+    };
+    let is_token = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+    judge.must(is_token(token.expose()), "mirror.token", "must be an access token, without spaces");
+    let (timeout, ca_file) = (homeserver.timeout.0, homeserver.ca_file.clone());
+    Some(MirrorConfig { synapse_admin_url, token, timeout, ca_file })
 }
 
 fn key_source(key: settings::ServerKey, database: &DatabaseConfig, judge: &mut Judge) -> Option<KeySource> {

@@ -21,8 +21,8 @@ use figment::error::Kind;
 use figment::providers::{Format as _, Toml};
 
 pub(crate) use checked::{
-    Accounts, Config, HomeserverAccounts, IdentityConfig, KeySource, LogConfig, MailTransport, Sender,
-    SmtpServer,
+    Accounts, Config, HomeserverAccounts, IdentityConfig, KeySource, LogConfig, MailTransport, MirrorConfig,
+    Sender, SmtpServer,
 };
 pub(crate) use env::CONFIG;
 pub(crate) use settings::Rate;

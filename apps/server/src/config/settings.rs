@@ -52,6 +52,10 @@ settings! {
         /// The homeserver's signing key, under which identity servers are asked to forget bindings. Without it they are
         /// not asked, and clients are told `no-support`.
         signing_key: SigningKey,
+        /// Synapse's own copy of contacts. Sign-in and reset by email read it, so they go on working for addresses that
+        /// are added here. Import what Synapse has before this is switched on (`threepid import synapse`): with its first
+        /// change, an account's list there becomes the one here.
+        mirror: Mirror,
         /// The mails that prove addresses.
         mail: Mail,
         /// Which addresses may be added. A denied address is denied even if it is allowed; where there are allow rules
@@ -152,6 +156,19 @@ settings! {
         file: Option<PathBuf> = None => "\"/etc/threepid/homeserver.signing.key\"",
         /// The homeserver's name, as user IDs end with it. Required with `file`.
         homeserver: Option<String> = None => "\"example.org\"",
+    }
+}
+
+settings! {
+    /// `[mirror]`
+    Mirror {
+        /// Where this server reaches Synapse's admin API. Every change of contacts is told there; without it, none is.
+        /// `homeserver.timeout` and `homeserver.ca_file` hold for it, too.
+        synapse_admin_url: Option<BaseUrl> = None => "\"http://localhost:8008\"",
+        /// The access token of an administrator of Synapse's.
+        token: Option<Secret> = None => "\"(secret)\"",
+        /// A file that holds the token instead; one line break at its end is dropped.
+        token_file: Option<PathBuf> = None => "\"/run/secrets/synapse-admin-token\"",
     }
 }
 

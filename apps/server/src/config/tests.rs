@@ -190,6 +190,18 @@ fn nonsense_is_refused_and_the_setting_is_named() {
             "mail.smtp.password_file",
             "cannot be read",
         ),
+        ("mirror.token = \"t\"", "mirror.synapse_admin_url", "is required with mirror.token"),
+        ("mirror.synapse_admin_url = \"http://localhost:8008\"", "mirror.token", "or mirror.token_file is"),
+        (
+            "mirror = { synapse_admin_url = \"http://localhost:8008\", token = \"t\", token_file = \"f\" }",
+            "mirror.token_file",
+            "keep one",
+        ),
+        (
+            "mirror = { synapse_admin_url = \"http://localhost:8008\", token = \"a b\" }",
+            "mirror.token",
+            "without spaces",
+        ),
         ("mail.smtp.timeout = \"0s\"", "mail.smtp.timeout", "longer than zero"),
         ("mail.smtp.send_timeout = \"5m\"", "relay.lease", "longer than mail.smtp.send_timeout"),
         ("limits.max_subjects = 1", "limits.max_subjects", "at least 2"),

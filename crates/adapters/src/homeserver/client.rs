@@ -1,5 +1,6 @@
 //! Asking over HTTP: bounded in time and size, to one address, without following redirects.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub(super) enum Repeat {
 pub(super) struct Question {
     pub(super) method: Method,
     /// Below the base URL.
-    pub(super) path: &'static str,
+    pub(super) path: Cow<'static, str>,
     /// JSON; empty for none.
     pub(super) body: Bytes,
     pub(super) repeat: Repeat,
@@ -91,7 +92,7 @@ pub(super) struct Question {
 impl Question {
     /// A question that is all in its path.
     pub(super) fn get(path: &'static str) -> Self {
-        Self { method: Method::GET, path, body: Bytes::new(), repeat: Repeat::Safe }
+        Self { method: Method::GET, path: Cow::Borrowed(path), body: Bytes::new(), repeat: Repeat::Safe }
     }
 }
 

@@ -1,9 +1,11 @@
-//! The homeserver, asked as its own client would ask, with the client's own token.
+//! The homeserver, asked as its own client would ask, with the client's own token; the mirror alone asks with an
+//! administrator's.
 //!
 //! ```text
 //! Homeserver ──▶ HomeserverTokens             AccessTokens            GET  account/whoami
 //!            ├─▶ HomeserverReauthentication   Reauthentication        POST delete_devices
-//!            └─▶ HomeserverAbilities          HomeserverCapabilities  GET  capabilities
+//!            ├─▶ HomeserverAbilities          HomeserverCapabilities  GET  capabilities
+//!            └─▶ SynapseMirror                Mirror                  GET, PUT /_synapse/admin/v2/users
 //! ```
 //!
 //! Every exchange is bounded in time and size. Redirects are not followed: a token goes to the homeserver and nowhere
@@ -13,17 +15,19 @@
 mod abilities;
 mod answer;
 mod client;
+mod mirror;
 mod reauthentication;
 mod tokens;
 
 use std::time::Duration;
 
-use threepid_domain::model::{DeviceId, Sid, UserId};
+use threepid_domain::model::{AccessToken, DeviceId, Sid, UserId};
 use url::Url;
 
 pub use abilities::HomeserverAbilities;
 use client::Client;
 pub use client::InvalidHomeserver;
+pub use mirror::SynapseMirror;
 pub use reauthentication::HomeserverReauthentication;
 pub use tokens::HomeserverTokens;
 
@@ -93,6 +97,11 @@ impl Homeserver {
     /// Knows what the homeserver can do.
     pub fn abilities(&self) -> HomeserverAbilities {
         HomeserverAbilities::new(self.client.clone())
+    }
+
+    /// Keeps Synapse's own list of contacts equal to ours, with the token of one of its administrators.
+    pub fn mirror(&self, admin_token: AccessToken) -> SynapseMirror {
+        SynapseMirror::new(self.client.clone(), admin_token)
     }
 }
 

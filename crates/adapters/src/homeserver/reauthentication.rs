@@ -66,7 +66,7 @@ impl HomeserverReauthentication {
             body["auth"] = auth.into();
         }
         let body = Bytes::from(body.to_string());
-        let question = Question { method: Method::POST, path: DELETE_DEVICES, body, repeat };
+        let question = Question { method: Method::POST, path: DELETE_DEVICES.into(), body, repeat };
         match self.client.ask(question, &asked.credentials).await {
             Ok(answer) => judge(&answer),
             Err(NoAnswer::NobodysToken) => {
