@@ -4,6 +4,7 @@ mod bad_input;
 mod command_line;
 mod confirm_page;
 mod homeserver;
+mod identity_contract;
 mod identity_server;
 mod import;
 mod main_thread;

@@ -61,6 +61,7 @@ impl Sydent {
                  client_http_base = {base_url}\n\
                  [email]\nemail.template = {home}/verification.eml\nemail.from = identity@example.org\n\
                  email.smtphost = 127.0.0.1\nemail.smtpport = {smtp}\nemail.hostname = localhost\n\
+                 email.ratelimit_sender.burst = 1000\nemail.ratelimit_sender.rate_hz = 100\n\
                  [sms]\n[crypto]\n",
                 home = home.display(),
                 smtp = smtp.port(),
