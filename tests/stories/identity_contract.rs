@@ -15,11 +15,10 @@ use threepid_domain::model::{Address, IdAccessToken, IdentityServerName, UserId}
 use threepid_domain::ports::RemoteCredentials;
 use threepid_domain::testing::contract::identity_server::{IdentityBackend, IdentitySite};
 use threepid_tests::peers::{IdentityAccount, Nginx, SmtpServer, Sydent, Synapse, TestCa, free_port, front};
-use tokio::sync::OnceCell;
 
 const NAME: &str = "identity.example.org";
 
-/// The servers of all cases; every case has addresses and an account of its own.
+/// The servers of one case.
 struct Site {
     homeserver: Synapse,
     homeserver_name: String,
@@ -75,7 +74,7 @@ impl Site {
 
 /// The site as one case sees it.
 struct Case {
-    site: &'static Site,
+    site: Arc<Site>,
     account: IdentityAccount,
 }
 
@@ -98,8 +97,7 @@ impl IdentitySite for Case {
 }
 
 async fn backend() -> Result<IdentityBackend, Box<dyn Error + Send + Sync>> {
-    static SITE: OnceCell<Site> = OnceCell::const_new();
-    let site = SITE.get_or_try_init(Site::start).await?;
+    let site = Arc::new(Site::start().await?);
     let user = site.homeserver.new_user().await?;
     let account = site.identity_server.register(&site.homeserver, &user).await?;
     let server = IdentityServerName::parse(NAME)?;
