@@ -32,6 +32,9 @@ async fn an_address_added_here_signs_in_at_synapse_until_it_is_deleted_here() ->
         .mail_to(&smtp)
         .text("mirror.synapse_admin_url", homeserver.base_url())
         .text("mirror.token", &admin.access_token)
+        // What is being told when the program is killed comes back when its lease ends.
+        .text("mail.smtp.send_timeout", "2s")
+        .text("relay.lease", "3s")
         .start()
         .await?;
     server.keep_secret(&admin.access_token);
