@@ -13,6 +13,9 @@ pub(super) fn start(config: &LogConfig) {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // A line that cannot be written is lost; the attempt to say so, on the same standard error, would panic in the
+        // midst of a request.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let _ = match config.format {
         LogFormat::Json => {

@@ -155,7 +155,11 @@ async fn pool(
         // A connection to a file does not go stale.
         .idle_timeout(None)
         .max_lifetime(None)
-        .test_before_acquire(false);
+        .test_before_acquire(false)
+        // Where there is no room, the engine ends a transaction by itself, so that it cannot be rolled back, and the
+        // driver goes on counting it. What came next on this connection would be a part of that: acknowledged, and
+        // committed by nobody.
+        .before_acquire(|connection, _meta| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
     // The change into WAL mode needs the file for itself, and no busy timeout waits for that: where two processes
     // open a new file at once, one tries again.
     let give_up = Instant::now() + settings.busy_timeout;

@@ -55,7 +55,7 @@ impl SeaOrmStore {
     async fn attempt(&self, unit: &UnitOfWork) -> Result<(), ApplyError> {
         let transaction = self.database.begin().await?;
         if let Err(error) = apply(&transaction, unit).await {
-            // One that cannot be rolled back takes its connection with it, which undoes it, too.
+            // One that cannot be rolled back ends with its connection, which is not used again.
             if let Err(error) = transaction.rollback().await {
                 tracing::debug!(%error, "a transaction ended with its connection");
             }

@@ -35,6 +35,35 @@ async fn of_64_accounts_that_add_one_address_at_once_one_wins() -> TestResult {
     Ok(())
 }
 
+/// Where there is no room, SQLite ends the transaction by itself, and the driver believes that it goes on: every later
+/// one would be a part of it, acknowledged and never committed.
+#[tokio::test]
+async fn a_commit_that_finds_no_room_does_not_spoil_those_after_it() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let database = open(&folder).await?;
+    let store = SeaOrmStore::new(database.clone());
+    store.commit(UnitOfWork::new().put_threepid(threepid("alice", "alice@example.org")?)).await?;
+    // The engine's own limit stands for the disk.
+    database.writer().execute_unprepared("PRAGMA max_page_count = 1").await?;
+    let mut outcome = Ok(());
+    for n in 0..2_000 {
+        let unit = UnitOfWork::new().put_threepid(threepid("alice", &format!("alice{n}@example.org"))?);
+        outcome = store.commit(unit).await;
+        if outcome.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(outcome, Err(CommitError::Unavailable(_))), "{outcome:?}");
+    let _lifted = database.writer().execute_unprepared("PRAGMA max_page_count = 1000000").await;
+
+    // One that is undone, and one that is not.
+    let owned = store.commit(UnitOfWork::new().put_threepid(threepid("bob", "alice@example.org")?)).await;
+    assert!(matches!(owned, Err(CommitError::Conflict(Conflict::AddressOwned))), "{owned:?}");
+    store.commit(UnitOfWork::new().put_threepid(threepid("bob", "bob@example.org")?)).await?;
+    assert_eq!(store.owner(&email("bob@example.org")?).await?, Some(user("bob")?));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_and_readers_at_once_never_meet_a_busy_database() -> TestResult {
     let folder = tempfile::tempdir()?;
