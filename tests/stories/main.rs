@@ -3,6 +3,7 @@
 mod bad_input;
 mod command_line;
 mod confirm_page;
+mod deploy;
 mod homeserver;
 mod identity_contract;
 mod identity_server;

@@ -11,6 +11,7 @@ use super::process::{PeerError, Process, Spec, free_port, temp_folder};
 #[derive(Debug)]
 pub struct Nginx {
     port: u16,
+    scheme: &'static str,
     process: Process,
     _folder: TempDir,
 }
@@ -30,9 +31,29 @@ impl Nginx {
         names: &[&str],
         locations: &str,
     ) -> Result<Self, PeerError> {
-        let folder = temp_folder("nginx")?;
         let certificate = ca.issue(names)?;
         let port = port.map_or_else(free_port, Ok)?;
+        let server = format!(
+            "listen 127.0.0.1:{port} ssl;\n\
+             ssl_certificate {certificate};\nssl_certificate_key {key};\n\
+             {locations}\n",
+            certificate = certificate.certificate.display(),
+            key = certificate.key.display(),
+        );
+        Self::serve(port, "https", &server).await
+    }
+
+    /// Starts nginx without TLS on a free port that was picked with [`super::free_port`].
+    ///
+    /// # Errors
+    ///
+    /// It is not installed, or refuses the settings.
+    pub async fn start_plain(port: u16, locations: &str) -> Result<Self, PeerError> {
+        Self::serve(port, "http", &format!("listen 127.0.0.1:{port};\n{locations}\n")).await
+    }
+
+    async fn serve(port: u16, scheme: &'static str, server: &str) -> Result<Self, PeerError> {
+        let folder = temp_folder("nginx")?;
         let settings = folder.path().join("nginx.conf");
         // One process without a master: it keeps the user that started it, and so can read this folder.
         let text = format!(
@@ -42,14 +63,8 @@ impl Nginx {
              access_log {home}/access.log;\n\
              client_body_temp_path {home}/body;\nproxy_temp_path {home}/proxy;\n\
              fastcgi_temp_path {home}/fastcgi;\nuwsgi_temp_path {home}/uwsgi;\nscgi_temp_path {home}/scgi;\n\
-             server {{\n\
-             listen 127.0.0.1:{port} ssl;\n\
-             ssl_certificate {certificate};\nssl_certificate_key {key};\n\
-             {locations}\n\
-             }}\n}}\n",
+             server {{\n{server}}}\n}}\n",
             home = folder.path().display(),
-            certificate = certificate.certificate.display(),
-            key = certificate.key.display(),
         );
         std::fs::write(&settings, text)?;
         let spec = Spec::system("nginx")?
@@ -63,7 +78,7 @@ impl Nginx {
         process
             .ready(|| async { Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()) })
             .await?;
-        Ok(Self { port, process, _folder: folder })
+        Ok(Self { port, scheme, process, _folder: folder })
     }
 
     /// The port on 127.0.0.1.
@@ -71,9 +86,9 @@ impl Nginx {
         self.port
     }
 
-    /// `https://127.0.0.1:{port}`, without a slash at the end.
+    /// `https://127.0.0.1:{port}`, or `http`, without a slash at the end.
     pub fn base_url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     /// nginx's error log.
