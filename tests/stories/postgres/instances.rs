@@ -38,6 +38,19 @@ async fn a_listener_that_lost_its_connection_listens_again() -> TestResult {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_unit_whose_connection_was_cut_is_done_on_another_one() -> TestResult {
+    let url = empty().await?;
+    let store = open(&url).await?;
+    for id in ["a", "b", "c"] {
+        // The pool does not look at a connection that was in use a moment ago.
+        assert!(cluster().await?.cut_connections(database_name(&url)).await? > 0);
+        store.commit(UnitOfWork::new().enqueue(message(id)?)).await?;
+    }
+    assert_eq!(store.claim(super::NOW, LEASE, LeaseId::new("lease"), 10).await?.len(), 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claims_pass_rows_that_another_instance_is_about_to_lease() -> TestResult {
     let url = empty().await?;
     let store = open(&url).await?;

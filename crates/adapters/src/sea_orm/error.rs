@@ -14,6 +14,9 @@ pub(super) enum StorageError {
     /// Another transaction was in the way, and nothing of this one was done: it may be tried again.
     #[error("{0}")]
     Collision(String),
+    /// The connection was lost. What had not been told to commit is not done, and may be tried on another one.
+    #[error("{0}")]
+    Cut(String),
     /// A row holds what this program would not have written.
     #[error("corrupt row in table {table}: {what}")]
     Corrupt {
@@ -38,12 +41,15 @@ impl StorageError {
 
 impl From<DbErr> for StorageError {
     fn from(error: DbErr) -> Self {
-        // PostgreSQL's serialization_failure and deadlock_detected.
-        let code = driver_error(&error).and_then(|error| error.as_database_error()?.code());
-        if matches!(code.as_deref(), Some("40001" | "40P01")) {
-            return Self::Collision(error.to_string());
+        let driver = driver_error(&error);
+        let code = driver.and_then(|error| error.as_database_error()?.code());
+        match (code.as_deref(), driver) {
+            // PostgreSQL's serialization_failure and deadlock_detected.
+            (Some("40001" | "40P01"), _) => Self::Collision(error.to_string()),
+            // Its admin_shutdown and crash_shutdown, and a connection that it closed without a word.
+            (Some("57P01" | "57P02"), _) | (_, Some(sqlx::Error::Io(_))) => Self::Cut(error.to_string()),
+            _ => Self::Database(error.to_string()),
         }
-        Self::Database(error.to_string())
     }
 }
 

@@ -18,7 +18,7 @@ use super::error::{StorageError, unavailable};
 
 const PORT: &str = "store";
 
-/// So often a unit is tried that collides with others.
+/// So often a unit is tried that collides with others, or meets connections that were cut.
 const TRIES: usize = 10;
 
 /// Sessions, threepids and the outbox in one database. Clones are cheap and share it.
@@ -37,13 +37,23 @@ impl SeaOrmStore {
         &self.database
     }
 
-    /// Runs a unit as one transaction, anew where the engine gave it up for another one's sake.
+    /// Runs a unit as one transaction, anew where the engine gave it up for another one's sake, or where its connection
+    /// had been cut before the engine was told to commit.
     async fn transact(&self, unit: &UnitOfWork) -> Result<(), ApplyError> {
         let mut tries = 1;
-        while let Err(error) = self.attempt(unit).await {
-            match error {
-                ApplyError::Storage(StorageError::Collision(_)) if tries < TRIES => tries += 1,
-                error => return Err(error),
+        loop {
+            match self.attempt(unit).await {
+                Ok(()) => break,
+                Err(Attempt::Undone(ApplyError::Storage(
+                    StorageError::Collision(_) | StorageError::Cut(_),
+                )))
+                | Err(Attempt::Unknown(StorageError::Collision(_)))
+                    if tries < TRIES =>
+                {
+                    tries += 1;
+                }
+                Err(Attempt::Undone(error)) => return Err(error),
+                Err(Attempt::Unknown(error)) => return Err(error.into()),
             }
         }
         if unit.enqueues() {
@@ -52,16 +62,16 @@ impl SeaOrmStore {
         Ok(())
     }
 
-    async fn attempt(&self, unit: &UnitOfWork) -> Result<(), ApplyError> {
-        let transaction = self.database.begin().await?;
+    async fn attempt(&self, unit: &UnitOfWork) -> Result<(), Attempt> {
+        let transaction = self.database.begin().await.map_err(|error| Attempt::Undone(error.into()))?;
         if let Err(error) = apply(&transaction, unit).await {
             // One that cannot be rolled back ends with its connection, which is not used again.
             if let Err(error) = transaction.rollback().await {
                 tracing::debug!(%error, "a transaction ended with its connection");
             }
-            return Err(error);
+            return Err(Attempt::Undone(error));
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await.map_err(|error| Attempt::Unknown(error.into()))
     }
 
     async fn find_session(
@@ -186,6 +196,14 @@ impl Store for SeaOrmStore {
 /// Whether a text that came from outside can be in a column: PostgreSQL's text holds no NUL.
 fn can_be_stored(text: &str) -> bool {
     !text.contains('\0')
+}
+
+/// How far a transaction came that failed.
+enum Attempt {
+    /// The engine was not told to commit: nothing is done.
+    Undone(ApplyError),
+    /// It was, and its answer is not known; but after a collision nothing is done.
+    Unknown(StorageError),
 }
 
 /// A unit that is not applied.
