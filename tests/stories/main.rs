@@ -1,5 +1,6 @@
 //! The stories: black-box tests with the real peers, one module per subject.
 
+mod audit;
 mod bad_input;
 mod command_line;
 mod confirm_page;

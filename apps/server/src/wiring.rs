@@ -18,9 +18,9 @@ use threepid_adapters::sea_orm::{
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
 use threepid_adapters::synapse_import::SynapseContacts;
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_style_csp_hash};
-use threepid_domain::model::{AccessToken, DeviceId, Sid, UserId};
+use threepid_domain::model::{AccessToken, AuditEntry, AuditQuery, DeviceId, Sid, UserId};
 use threepid_domain::ports::{
-    AccessTokens, HomeserverCapabilities, Mailer, RateLimiter, Reauthentication, Secrets as _,
+    AccessTokens, HomeserverCapabilities, Mailer, RateLimiter, Reauthentication, Secrets as _, Store as _,
 };
 use threepid_domain::use_cases::{Importer, ImporterPorts};
 use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
@@ -186,6 +186,15 @@ impl Opened {
     /// [`Failure`] when storage cannot answer.
     pub(crate) async fn list_accounts(&self) -> Result<Vec<UserId>, Failure> {
         self.accounts.list().await.map_err(|error| Failure::running("cannot list accounts", error))
+    }
+
+    /// What is remembered of contacts' changes, newest first.
+    ///
+    /// # Errors
+    /// [`Failure`] when storage cannot answer.
+    pub(crate) async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Failure> {
+        let told = SeaOrmStore::new(self.database.clone()).audit_trail(query).await;
+        told.map_err(|error| Failure::running("cannot read the audit trail", error))
     }
 
     /// What imports from `source`; with `homeserver`, only that homeserver's accounts.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 it went well; 1 it failed while running; 2 the arguments or the settings make no sense.
 
 mod account;
+mod audit;
 mod config;
 mod demo;
 mod import;
@@ -54,6 +55,8 @@ enum Command {
     /// Move in beside a server that has contacts already.
     #[command(subcommand)]
     Import(import::Command),
+    /// Tell how contacts changed: who, what, through which door, when. Addresses are whole.
+    Audit(audit::Arguments),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -129,6 +132,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Migrate => block_on(migrate::run(&settings, Output)),
         Command::Account(command) => block_on(command.run(&settings, Output)),
         Command::Import(command) => block_on(command.run(&settings, Output)),
+        Command::Audit(arguments) => block_on(audit::run(arguments, &settings, Output)),
         Command::Config(command) => command.run(&settings, Output),
     };
     match outcome {

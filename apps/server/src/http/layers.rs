@@ -21,6 +21,16 @@ use tracing::Instrument;
 use super::Api;
 use super::error::ApiError;
 
+tokio::task_local! {
+    /// The id of the request that the task answers.
+    static ID_OF_REQUEST: String;
+}
+
+/// The id of the request that is being answered here, where [`around`] stands around the routes.
+pub(crate) fn request_id() -> Option<String> {
+    ID_OF_REQUEST.try_with(String::clone).ok()
+}
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Puts everything around `router`.
@@ -97,7 +107,8 @@ async fn trace(State(api): State<Api>, request: Request, next: Next) -> Response
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = tracing::info_span!("request", request_id = id, method = %request.method(), route);
     let begun = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let answer = ID_OF_REQUEST.scope(id.clone(), next.run(request));
+    let mut response = answer.instrument(span.clone()).await;
     let (status, ms) = (response.status().as_u16(), begun.elapsed().as_secs_f64() * 1000.0);
     span.in_scope(|| {
         if route.starts_with("/health/") {

@@ -99,7 +99,12 @@ impl Api {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let command = command(self.contacts.clone()).in_current_span();
+        let contacts = self.contacts.clone();
+        let contacts = match layers::request_id() {
+            Some(id) => contacts.for_request(id),
+            None => contacts,
+        };
+        let command = command(contacts).in_current_span();
         match self.commands.spawn(command).await {
             Ok(answer) => answer,
             Err(error) => match error.try_into_panic() {

@@ -13,6 +13,7 @@
 //! written once for both.
 
 mod accounts;
+mod audit;
 mod connection;
 mod engine;
 mod entities;

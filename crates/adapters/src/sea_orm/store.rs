@@ -4,12 +4,14 @@ use async_trait::async_trait;
 use sea_orm::sea_query::{ExprTrait, OnConflict};
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, SqlErr};
 use threepid_domain::model::{
-    Address, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash, OutboxMessage,
-    RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash,
+    OutboxMessage, RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
+    ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Store, Unavailable};
 use tracing::Instrument;
 
+use super::audit;
 use super::connection::Database;
 use super::entities::{
     binding, challenge, ms, outbox, remote_session, spent_proof, threepid, to_column, validation_session,
@@ -177,6 +179,10 @@ impl Store for SeaOrmStore {
         find.await.map_err(unavailable(PORT))
     }
 
+    async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Unavailable> {
+        audit::trail(&self.database, query).await.map_err(unavailable(PORT))
+    }
+
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
         let store = self.clone();
         // In a task of its own: a caller that goes away does not take the transaction with it.
@@ -240,9 +246,13 @@ async fn apply(transaction: &DatabaseTransaction, unit: &UnitOfWork) -> Result<(
             Change::PutSession(session) => update_session(transaction, session).await?,
             Change::PutThreepid(threepid) => put_threepid(transaction, threepid).await?,
             Change::ImportThreepid(threepid) => import_threepid(transaction, threepid).await?,
-            Change::RemoveThreepid { user_id, address } => {
-                remove_threepid(transaction, user_id, address).await?
+            Change::RemoveThreepid { user_id, address, audit } => {
+                let was_owned = remove_threepid(transaction, user_id, address).await?;
+                if let Some(entry) = audit.as_ref().filter(|_| was_owned) {
+                    audit::append(transaction, entry).await?;
+                }
             }
+            Change::Audit(entry) => audit::append(transaction, entry).await?,
             Change::Enqueue(message) => enqueue(transaction, message).await?,
             Change::EnqueueMirror(message) => {
                 drop_waiting(transaction, message).await?;
@@ -334,18 +344,19 @@ async fn enqueue(transaction: &DatabaseTransaction, message: &OutboxMessage) -> 
     Ok(())
 }
 
+/// Whether the account owned it.
 async fn remove_threepid(
     transaction: &DatabaseTransaction,
     user_id: &UserId,
     address: &Address,
-) -> Result<(), ApplyError> {
-    threepid::Entity::delete_many()
+) -> Result<bool, ApplyError> {
+    let removed = threepid::Entity::delete_many()
         .filter(threepid::Column::Medium.eq(address.medium().as_str()))
         .filter(threepid::Column::Address.eq(address.as_str()))
         .filter(threepid::Column::UserId.eq(user_id.as_str()))
         .exec(transaction)
         .await?;
-    Ok(())
+    Ok(removed.rows_affected > 0)
 }
 
 /// Drops the messages that mirror the same account and that nobody is trying.

@@ -1,6 +1,7 @@
 //! The values and aggregates of the domain. Each parses at the door: one that exists is valid.
 
 mod address;
+mod audit;
 mod caller;
 mod challenge;
 mod identity_server;
@@ -16,6 +17,7 @@ mod time;
 mod unit_of_work;
 
 pub use address::{Address, EmailAddress, InvalidAddress, Medium, Msisdn};
+pub use audit::{AuditAction, AuditDoor, AuditEntry, AuditQuery};
 pub use caller::Caller;
 pub use challenge::Challenge;
 pub use identity_server::{

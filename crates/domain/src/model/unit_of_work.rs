@@ -1,8 +1,8 @@
 //! A change of the world as a value: all of it happens, or none.
 
 use super::{
-    Address, Binding, Challenge, IdentityServerName, OutboxMessage, RemoteSession, SpentProof, Threepid,
-    Timestamp, UserId, ValidationSession,
+    Address, AuditEntry, Binding, Challenge, IdentityServerName, OutboxMessage, RemoteSession, SpentProof,
+    Threepid, Timestamp, UserId, ValidationSession,
 };
 
 /// One change. The list is exhaustive on purpose: an adapter that compiles applies every kind of change.
@@ -38,7 +38,11 @@ pub enum Change {
         user_id: UserId,
         /// The address.
         address: Address,
+        /// What is remembered of it, where the account did own it.
+        audit: Option<AuditEntry>,
     },
+    /// Remember a change of a contact.
+    Audit(AuditEntry),
     /// Owe no more what is owed about a binding: unsettled messages of its subject go.
     CancelUnbind(BindingKey),
     /// Remember a challenge that was passed on; one that is remembered already stays as it is, spent or not.
@@ -127,7 +131,20 @@ impl UnitOfWork {
     /// Takes an address from its account.
     #[must_use]
     pub fn remove_threepid(self, user_id: UserId, address: Address) -> Self {
-        self.with(Change::RemoveThreepid { user_id, address })
+        self.with(Change::RemoveThreepid { user_id, address, audit: None })
+    }
+
+    /// Takes an address from its account, and remembers that where the account owned it.
+    #[must_use]
+    pub fn remove_threepid_audited(self, entry: AuditEntry) -> Self {
+        let (user_id, address) = (entry.user_id.clone(), entry.address.clone());
+        self.with(Change::RemoveThreepid { user_id, address, audit: Some(entry) })
+    }
+
+    /// Remembers a change of a contact.
+    #[must_use]
+    pub fn audit(self, entry: AuditEntry) -> Self {
+        self.with(Change::Audit(entry))
     }
 
     /// Owes no unbind of this binding any more.
@@ -156,6 +173,14 @@ impl UnitOfWork {
     /// Whether a message is owed once this is committed.
     pub fn enqueues(&self) -> bool {
         self.changes.iter().any(|change| matches!(change, Change::Enqueue(_) | Change::EnqueueMirror(_)))
+    }
+
+    /// What is remembered of contacts once this is committed.
+    pub fn audited(&self) -> impl Iterator<Item = &AuditEntry> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::Audit(entry) | Change::RemoveThreepid { audit: Some(entry), .. } => Some(entry),
+            _ => None,
+        })
     }
 
     /// The changes, in order.

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::Unavailable;
 use crate::model::{
-    Address, Binding, Challenge, IdentityServerName, KeyedHash, RemoteSession, Sid, SpentProof, Threepid,
-    UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Binding, Challenge, IdentityServerName, KeyedHash, RemoteSession, Sid,
+    SpentProof, Threepid, UnitOfWork, UserId, ValidationSession,
 };
 
 /// Durable storage. Reads see every unit of work committed before they began.
@@ -31,6 +31,8 @@ use crate::model::{
 /// - MUST keep what is first remembered of a challenge: to remember it again, spent or not, changes nothing;
 /// - MUST refuse to spend a challenge that is not remembered for its user and sid, or that was spent before
 ///   ([`Conflict::ChallengeSpent`]);
+/// - MUST keep every audit entry, in its unit; one that comes with a removal MUST be kept only where the removal took the
+///   address;
 /// - MUST make an enqueued message claimable through [`Outbox`](super::Outbox) in the same unit;
 /// - MUST NOT hold anything open between calls, and MUST NOT let a caller that goes away leave half a unit.
 #[cfg_attr(feature = "mocks", mockall::automock)]
@@ -88,6 +90,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when storage cannot answer now.
     async fn challenge(&self, session: &str) -> Result<Option<Challenge>, Unavailable>;
+
+    /// What is remembered of contacts' changes: newest first; those of the same millisecond, last committed first. At
+    /// most as many as are asked for.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Unavailable>;
 
     /// Commits a unit of work.
     ///

@@ -13,9 +13,9 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::model::{
-    Address, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId,
-    MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof, Threepid, Timestamp,
-    UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName,
+    KeyedHash, LeaseId, MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof,
+    Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
 };
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 
@@ -65,6 +65,7 @@ struct State {
     spent_proofs: Vec<SpentProof>,
     bindings: BTreeMap<BindingKey, Binding>,
     challenges: HashMap<String, (Challenge, ChallengeState)>,
+    audit: Vec<AuditEntry>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,11 @@ impl MemoryStore {
         lock(&self.state).bindings.values().cloned().collect()
     }
 
+    /// Every audit entry, in the order in which they were committed.
+    pub fn audit_entries(&self) -> Vec<AuditEntry> {
+        lock(&self.state).audit.clone()
+    }
+
     fn available(&self) -> Result<(), Unavailable> {
         if lock(&self.switches).down { Err(switched_off()) } else { Ok(()) }
     }
@@ -204,10 +210,15 @@ impl State {
                 }
                 Ok(())
             }
-            Change::RemoveThreepid { user_id, address } => {
+            Change::RemoveThreepid { user_id, address, audit } => {
                 if self.threepids.get(&address).is_some_and(|owned| owned.user_id == user_id) {
                     self.threepids.remove(&address);
+                    self.audit.extend(audit);
                 }
+                Ok(())
+            }
+            Change::Audit(entry) => {
+                self.audit.push(entry);
                 Ok(())
             }
             Change::CancelUnbind(key) => {
@@ -349,6 +360,21 @@ impl Store for MemoryStore {
             Some((challenge, ChallengeState::PassedOn)) => Some(challenge.clone()),
             _ => None,
         })
+    }
+
+    async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Unavailable> {
+        self.available()?;
+        let AuditQuery { user_id, address, limit } = query;
+        let state = lock(&self.state);
+        let is_asked_for = |entry: &&AuditEntry| {
+            user_id.as_ref().is_none_or(|user_id| entry.user_id == *user_id)
+                && address.as_ref().is_none_or(|address| entry.address == *address)
+        };
+        let mut found: Vec<_> = state.audit.iter().rev().filter(is_asked_for).cloned().collect();
+        // Stable: those of one millisecond stay in the order of their commits, the last one first.
+        found.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        found.truncate(limit);
+        Ok(found)
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {

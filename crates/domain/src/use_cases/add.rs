@@ -1,9 +1,9 @@
 //! `POST /account/3pid`: a proven address goes to an account.
 
-use super::{Changes, Contacts, DECISIONS, DeprecatedAdd, too_many_conflicts};
+use super::{Changes, Contacts, DECISIONS, DeprecatedAdd, audit, too_many_conflicts};
 use crate::model::{
-    Address, ClientSecret, IdAccessToken, IdentityServerName, RemoteRefusal, Sid, SpendRefusal, Threepid,
-    UnitOfWork, UserId,
+    Address, AuditAction, AuditDoor, ClientSecret, IdAccessToken, IdentityServerName, RemoteRefusal, Sid,
+    SpendRefusal, Threepid, UnitOfWork, UserId,
 };
 use crate::ports::{CommitError, Conflict, Unavailable};
 
@@ -70,7 +70,7 @@ impl Contacts {
         }
         for _ in 0..DECISIONS {
             let Some(mut session) = self.store.session(&add.sid).await? else {
-                return self.add_foreign(add, None, None).await;
+                return self.add_foreign(add, AuditDoor::Add, None, None).await;
             };
             if self.policy.deprecated_add == DeprecatedAdd::IdentityServerOnly {
                 return Err(AddError::ChangesForbidden);
@@ -95,8 +95,10 @@ impl Contacts {
                 validated_at: proof.validated_at,
                 added_at: now,
             };
-            let unit = UnitOfWork::new().put_session(session).put_threepid(threepid);
-            match self.store.commit(self.mirrored(unit, &add.user_id)).await {
+            let (action, door) = (AuditAction::Added, AuditDoor::Add);
+            let entry = self.audit_of_contact(action, door, &add.user_id, &threepid.address);
+            let unit = UnitOfWork::new().put_session(session).put_threepid(threepid).audit(entry);
+            match audit::commit(&*self.store, self.mirrored(unit, &add.user_id)).await {
                 Ok(()) => return Ok(()),
                 Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
                 Err(CommitError::Conflict(_)) => {}

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use super::{Add, AddError, Contacts, DECISIONS, too_many_conflicts};
+use super::{Add, AddError, Contacts, DECISIONS, audit, too_many_conflicts};
 use crate::model::{
-    Address, Binding, BindingState, Challenge, IdentityServerName, KeyedHash, Medium, SpentProof, Threepid,
-    Timestamp, UnitOfWork,
+    Address, AuditAction, AuditDoor, AuditEntry, Binding, BindingState, Challenge, IdentityServerName,
+    KeyedHash, Medium, SpentProof, Threepid, Timestamp, UnitOfWork,
 };
 use crate::ports::{
     CommitError, Conflict, IdentityServerError, RemoteCredentials, RemoteValidation, Unavailable,
@@ -25,11 +25,12 @@ struct ForeignProof {
 }
 
 impl Contacts {
-    /// `expected` is the address that the session was asked for, where it was asked through us; `challenge` is spent
+    /// `door` is where the request came in; `expected` is the address that the session was asked for, where it was asked through us; `challenge` is spent
     /// with the proof, where one was answered.
     pub(super) async fn add_foreign(
         &self,
         add: Add,
+        door: AuditDoor,
         expected: Option<&Address>,
         challenge: Option<&Challenge>,
     ) -> Result<(), AddError> {
@@ -43,9 +44,9 @@ impl Contacts {
                 return Err(AddError::AuthFailed);
             }
             let pending = add.bind.then(|| self.pending(&add, &server, proof.address.clone()));
-            let unit = self.spend_foreign(&add, &server, proof, pending.clone());
+            let unit = self.spend_foreign(&add, door, &server, proof, pending.clone());
             let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
-            match self.store.commit(unit).await {
+            match audit::commit(&*self.store, unit).await {
                 Ok(()) => {
                     return match pending {
                         Some(pending) => self.publish(&add, pending).await,
@@ -137,11 +138,13 @@ impl Contacts {
     fn spend_foreign(
         &self,
         add: &Add,
+        door: AuditDoor,
         server: &IdentityServerName,
         proof: ForeignProof,
         pending: Option<Binding>,
     ) -> UnitOfWork {
         let now = self.clock.now();
+        let entry = self.audit_of_contact(AuditAction::Added, door, &add.user_id, &proof.address);
         let key: KeyedHash = self.secrets.session_key(&proof.address, &add.client_secret);
         let unit = UnitOfWork::new()
             .spend_proof(SpentProof {
@@ -157,7 +160,8 @@ impl Contacts {
                 address: proof.address,
                 validated_at: proof.validated_at,
                 added_at: now,
-            });
+            })
+            .audit(AuditEntry { server: Some(server.clone()), ..entry });
         let unit = self.mirrored(unit, &add.user_id);
         match pending {
             Some(pending) => unit.cancel_unbind(pending.key()).put_binding(pending),
@@ -174,8 +178,9 @@ impl Contacts {
             return Err(Unavailable::new("identity server", cause).into());
         }
         // An unbind that is owed by now stays owed: the address was deleted while the server was asked.
+        let entry = self.audit_of_binding(AuditAction::Bound, AuditDoor::Add, &pending.key());
         let bound = Binding { state: BindingState::Bound, ..pending };
-        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(bound)).await?)
+        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(bound).audit(entry)).await?)
     }
 
     fn pending(&self, add: &Add, server: &IdentityServerName, address: Address) -> Binding {

@@ -6,8 +6,11 @@
 
 use serde_json::{Map, Value};
 
-use super::{Add, AddError, Changes, Contacts, DECISIONS, too_many_conflicts};
-use crate::model::{Challenge, ClientSecret, RemoteRefusal, Sid, SpendRefusal, Threepid, UnitOfWork, UserId};
+use super::{Add, AddError, Changes, Contacts, DECISIONS, audit, too_many_conflicts};
+use crate::model::{
+    AuditAction, AuditDoor, Challenge, ClientSecret, RemoteRefusal, Sid, SpendRefusal, Threepid, UnitOfWork,
+    UserId,
+};
 use crate::ports::{
     Answered, AskedAgain, ChallengeToPassOn, CommitError, Conflict, Credentials, Reauthentication,
     ReauthenticationError, Unavailable,
@@ -175,14 +178,16 @@ impl Contacts {
                     return Err(AddError::AuthFailed.into());
                 }
             };
-            let unit = UnitOfWork::new().put_session(session).put_threepid(Threepid {
+            let (action, door) = (AuditAction::Added, AuditDoor::AddReauthenticated);
+            let entry = self.audit_of_contact(action, door, &add.user_id, &proof.address);
+            let unit = UnitOfWork::new().put_session(session).audit(entry).put_threepid(Threepid {
                 user_id: add.user_id.clone(),
                 address: proof.address,
                 validated_at: proof.validated_at,
                 added_at: now,
             });
             let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
-            match self.store.commit(self.mirrored(unit, &add.user_id)).await {
+            match audit::commit(&*self.store, self.mirrored(unit, &add.user_id)).await {
                 Ok(()) => return Ok(()),
                 Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse.into()),
                 // The same answer came in twice at once, and the other one was first.
@@ -214,7 +219,10 @@ impl Contacts {
                 id_access_token: None,
                 bind: false,
             };
-            match self.add_foreign(asked, Some(&session.address), challenge).await {
+            match self
+                .add_foreign(asked, AuditDoor::AddReauthenticated, Some(&session.address), challenge)
+                .await
+            {
                 Err(AddError::AuthFailed) => {}
                 Err(error @ AddError::Unavailable(_)) => last = error,
                 settled => return settled,

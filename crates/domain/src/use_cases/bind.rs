@@ -6,8 +6,8 @@
 
 use super::Contacts;
 use crate::model::{
-    Address, Binding, BindingState, ClientSecret, IdAccessToken, IdentityServerName, Medium, RemoteRefusal,
-    Sid, UnitOfWork, UserId,
+    Address, AuditAction, AuditDoor, Binding, BindingState, ClientSecret, IdAccessToken, IdentityServerName,
+    Medium, RemoteRefusal, Sid, UnitOfWork, UserId,
 };
 use crate::ports::{IdentityServerError, RemoteCredentials, Unavailable};
 
@@ -75,8 +75,9 @@ impl Contacts {
             let cause = format!("{id_server} published another address than the one it validated");
             return Err(Unavailable::new("identity server", cause).into());
         }
+        let entry = self.audit_of_binding(AuditAction::Bound, AuditDoor::Bind, &pending.key());
         let bound = Binding { state: BindingState::Bound, ..pending };
-        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(bound)).await?)
+        Ok(self.commit_unrivalled(UnitOfWork::new().put_binding(bound).audit(entry)).await?)
     }
 }
 

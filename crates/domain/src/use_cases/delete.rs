@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 
 use super::{Changes, Contacts, UnbindResult};
 use crate::model::{
-    Address, Binding, BindingKey, BindingState, IdentityServerName, OutboxMessage, Payload, Timestamp,
-    UnitOfWork, UserId,
+    Address, AuditAction, AuditDoor, Binding, BindingKey, BindingState, IdentityServerName, OutboxMessage,
+    Payload, Timestamp, UnitOfWork, UserId,
 };
 use crate::ports::{IdentityServerError, Unavailable, Unbound};
 
@@ -50,7 +50,8 @@ impl Contacts {
         let Delete { user_id, address, id_server } = delete;
         let now = self.clock.now();
         let recorded = self.store.bindings(&user_id, &address).await?;
-        let unit = UnitOfWork::new().remove_threepid(user_id.clone(), address.clone());
+        let entry = self.audit_of_contact(AuditAction::Removed, AuditDoor::Delete, &user_id, &address);
+        let unit = UnitOfWork::new().remove_threepid_audited(entry);
         let unit = self.mirrored(unit, &user_id);
         let (keys, doubtful): (Vec<_>, Vec<_>) = match id_server {
             Some(server) if self.policy.trusted.binds(&server) => {
@@ -89,7 +90,9 @@ impl Contacts {
         let BindingKey { user_id, address, server } = key.clone();
         let (unit, done) = match self.identity_servers.unbind(server, user_id, address).await {
             Ok(Unbound::Done) => {
-                (UnitOfWork::new().remove_binding(key.clone(), owed_since).cancel_unbind(key), true)
+                let entry = self.audit_of_binding(AuditAction::Unbound, AuditDoor::Delete, &key);
+                let unit = UnitOfWork::new().remove_binding(key.clone(), owed_since).cancel_unbind(key);
+                (unit.audit(entry), true)
             }
             // A refusal ends what is owed, and keeps the record.
             Ok(Unbound::NoSupport) | Err(IdentityServerError::Refused(_)) => {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::DECISIONS;
+use super::{DECISIONS, audit};
 use crate::model::{
-    BindingKey, Claimed, EmailAddress, OutboxMessage, Payload, Settlement, Sid, Timestamp, Token, UnitOfWork,
-    UserId,
+    AuditAction, AuditDoor, AuditEntry, BindingKey, Claimed, EmailAddress, OutboxMessage, Payload,
+    Settlement, Sid, Timestamp, Token, UnitOfWork, UserId,
 };
 use crate::ports::{
     Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Mirror, Outbox, Secrets, Store,
@@ -189,7 +189,7 @@ impl Relay {
             Payload::Unbind { user_id, address, server } => {
                 let (user_id, address) = (user_id.clone(), address.clone());
                 let key = BindingKey { user_id, address, server: server.clone() };
-                self.unbind(key, message.created_at).await
+                self.unbind(key, message).await
             }
             Payload::Mirror { user_id } => self.mirror(user_id).await,
         }
@@ -223,17 +223,29 @@ impl Relay {
 
     /// Asks an identity server to forget a binding, and drops the record once it has. A refusal ends what is owed and
     /// keeps the record. What was bound anew since it was owed stays bound.
-    async fn unbind(&self, key: BindingKey, owed_since: Timestamp) -> Result<(), DeliveryError> {
+    async fn unbind(&self, key: BindingKey, message: &OutboxMessage) -> Result<(), DeliveryError> {
+        let owed_since = message.created_at;
         let transient = |error: Unavailable| DeliveryError::Transient(error.into());
         let BindingKey { user_id, address, server } = key.clone();
         let recorded = self.ports.store.bindings(&user_id, &address).await.map_err(transient)?;
         if recorded.iter().any(|binding| binding.server == server && binding.since > owed_since) {
             return Ok(());
         }
-        match self.ports.identity_servers.unbind(server, user_id, address).await {
+        let asked =
+            self.ports.identity_servers.unbind(server.clone(), user_id.clone(), address.clone()).await;
+        match asked {
             Ok(Unbound::Done) => {
-                let dropped = UnitOfWork::new().remove_binding(key, owed_since);
-                let dropped = self.ports.store.commit(dropped).await;
+                let entry = AuditEntry {
+                    at: self.ports.clock.now(),
+                    user_id,
+                    address,
+                    action: AuditAction::Unbound,
+                    door: AuditDoor::Relay,
+                    server: Some(server),
+                    reference: Some(message.id.as_str().to_owned()),
+                };
+                let unit = UnitOfWork::new().remove_binding(key, owed_since).audit(entry);
+                let dropped = audit::commit(&*self.ports.store, unit).await;
                 dropped.map_err(|error| DeliveryError::Transient(error.into()))
             }
             Ok(Unbound::NoSupport) => Err(DeliveryError::Permanent("the server does not support it".into())),

@@ -15,7 +15,8 @@ use futures_util::future::try_join_all;
 
 use super::{DECISIONS, too_many_conflicts};
 use crate::model::{
-    Address, Binding, BindingState, IdentityServerName, Medium, Threepid, Timestamp, UnitOfWork, UserId,
+    Address, AuditAction, AuditDoor, AuditEntry, Binding, BindingState, IdentityServerName, Medium, Threepid,
+    Timestamp, UnitOfWork, UserId,
 };
 use crate::ports::{
     Clock, CommitError, ContactSource, ForeignAccount, ForeignBinding, ForeignContact, Store, Unavailable,
@@ -316,8 +317,11 @@ impl Importer {
             };
             let fates: Vec<_> = candidates.iter().zip(owners).map(fate).collect();
             let chosen = candidates.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Import);
-            let unit =
-                chosen.fold(UnitOfWork::new(), |unit, (one, _)| unit.import_threepid(one.threepid.clone()));
+            let import = |unit: UnitOfWork, (one, _): (&Candidate, _)| {
+                let Threepid { user_id, address, .. } = &one.threepid;
+                unit.import_threepid(one.threepid.clone()).audit(self.audit_of(user_id, address, None))
+            };
+            let unit = chosen.fold(UnitOfWork::new(), import);
             if !self.commit(unit, run.mode).await? {
                 continue;
             }
@@ -368,7 +372,12 @@ impl Importer {
         let imported = u64::try_from(chosen.len()).unwrap_or(u64::MAX);
         tally.imported += imported;
         tally.already_there += u64::try_from(count).unwrap_or(u64::MAX) - imported;
-        let unit = chosen.into_values().fold(UnitOfWork::new(), UnitOfWork::put_binding);
+        let import = |unit: UnitOfWork, binding: Binding| {
+            let Binding { user_id, address, server, .. } = &binding;
+            let entry = self.audit_of(user_id, address, Some(server));
+            unit.put_binding(binding).audit(entry)
+        };
+        let unit = chosen.into_values().fold(UnitOfWork::new(), import);
         if self.commit(unit, run.mode).await? { Ok(()) } else { Err(too_many_conflicts()) }
     }
 
@@ -381,6 +390,23 @@ impl Importer {
             Ok(()) => Ok(true),
             Err(CommitError::Conflict(_)) => Ok(false),
             Err(CommitError::Unavailable(error)) => Err(error),
+        }
+    }
+
+    fn audit_of(
+        &self,
+        user_id: &UserId,
+        address: &Address,
+        server: Option<&IdentityServerName>,
+    ) -> AuditEntry {
+        AuditEntry {
+            at: self.ports.clock.now(),
+            user_id: user_id.clone(),
+            address: address.clone(),
+            action: AuditAction::Imported,
+            door: AuditDoor::Import,
+            server: server.cloned(),
+            reference: None,
         }
     }
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::task::yield_now;
 
 use crate::model::{
-    Address, Binding, Challenge, IdentityServerName, KeyedHash, RemoteSession, Sid, SpentProof, Threepid,
-    UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Binding, Challenge, IdentityServerName, KeyedHash, RemoteSession, Sid,
+    SpentProof, Threepid, UnitOfWork, UserId, ValidationSession,
 };
 use crate::ports::{CommitError, Store, Unavailable};
 use crate::testing::{Fixture, MemoryStore};
@@ -89,6 +89,10 @@ impl Store for Interleaving {
         let answer = self.0.challenge(session).await;
         yield_now().await;
         answer
+    }
+
+    async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Unavailable> {
+        self.0.audit_trail(query).await
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {

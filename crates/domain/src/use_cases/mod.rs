@@ -5,6 +5,7 @@
 mod add;
 mod add_foreign;
 mod add_reauthenticated;
+mod audit;
 mod bind;
 mod delete;
 mod deliver;
@@ -107,6 +108,8 @@ pub struct Contacts {
     /// `None` where the operator has written out that nobody is asked again.
     reauthentication: Option<Arc<dyn Reauthentication>>,
     policy: Arc<Policy>,
+    /// The request that asks, where one does.
+    request_id: Option<String>,
 }
 
 /// The ports that [`Contacts`] stands on.
@@ -138,6 +141,7 @@ impl Contacts {
             identity_servers,
             reauthentication,
             policy: Arc::new(policy),
+            request_id: None,
         }
     }
 
@@ -148,7 +152,7 @@ impl Contacts {
 
     /// Commits a unit that no other unit can come before.
     async fn commit_unrivalled(&self, unit: UnitOfWork) -> Result<(), Unavailable> {
-        match self.store.commit(unit).await {
+        match audit::commit(&*self.store, unit).await {
             Ok(()) => Ok(()),
             Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict)),
             Err(CommitError::Unavailable(error)) => Err(error),

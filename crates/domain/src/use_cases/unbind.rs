@@ -4,7 +4,10 @@
 use futures_util::future::join_all;
 
 use super::Contacts;
-use crate::model::{Address, Binding, BindingKey, IdentityServerName, RemoteRefusal, UnitOfWork, UserId};
+use crate::model::{
+    Address, AuditAction, AuditDoor, Binding, BindingKey, IdentityServerName, RemoteRefusal, UnitOfWork,
+    UserId,
+};
 use crate::ports::{IdentityServerError, Unavailable, Unbound};
 
 /// What is to be forgotten, and where.
@@ -80,10 +83,9 @@ impl Contacts {
         let asked_at = self.clock.now();
         match self.identity_servers.unbind(server, user_id, address).await {
             Ok(Unbound::Done) => {
-                self.commit_unrivalled(
-                    UnitOfWork::new().remove_binding(key.clone(), asked_at).cancel_unbind(key),
-                )
-                .await?;
+                let entry = self.audit_of_binding(AuditAction::Unbound, AuditDoor::Unbind, &key);
+                let unit = UnitOfWork::new().remove_binding(key.clone(), asked_at).cancel_unbind(key);
+                self.commit_unrivalled(unit.audit(entry)).await?;
                 Ok(Unbound::Done)
             }
             Ok(Unbound::NoSupport) => Ok(Unbound::NoSupport),

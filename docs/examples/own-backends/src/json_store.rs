@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use threepid_domain::model::{
-    Address, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId,
-    MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof, Threepid, Timestamp,
-    UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName,
+    KeyedHash, LeaseId, MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof,
+    Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use tokio::sync::Notify;
@@ -30,6 +30,7 @@ struct State {
     challenges: Vec<Challenge>,
     spent_challenges: Vec<String>,
     messages: Vec<Row>,
+    audit: Vec<AuditEntry>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -106,9 +107,14 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
         Change::PutSession(session) => return put_session(state, session.record().clone()),
         Change::PutThreepid(threepid) => return put_threepid(state, threepid),
         Change::ImportThreepid(threepid) => return import_threepid(state, threepid),
-        Change::RemoveThreepid { user_id, address } => {
+        Change::RemoveThreepid { user_id, address, audit } => {
+            let before = state.threepids.len();
             state.threepids.retain(|known| known.user_id != user_id || known.address != address);
+            if state.threepids.len() < before {
+                state.audit.extend(audit);
+            }
         }
+        Change::Audit(entry) => state.audit.push(entry),
         Change::Enqueue(message) => {
             state.messages.push(Row { message, attempts: 0, lease: None, dead: None })
         }
@@ -254,6 +260,18 @@ impl Store for JsonStore {
             return Ok(None);
         }
         Ok(state.challenges.iter().find(|known| known.session == session).cloned())
+    }
+
+    async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Unavailable> {
+        let state = self.state().await?;
+        let is_asked_for = |entry: &AuditEntry| {
+            query.user_id.as_ref().is_none_or(|user_id| entry.user_id == *user_id)
+                && query.address.as_ref().is_none_or(|address| entry.address == *address)
+        };
+        let mut found: Vec<_> = state.audit.into_iter().rev().filter(is_asked_for).collect();
+        found.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        found.truncate(query.limit);
+        Ok(found)
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {

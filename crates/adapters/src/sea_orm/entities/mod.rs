@@ -9,6 +9,7 @@
 
 pub(super) mod account;
 pub(super) mod account_token;
+pub(super) mod audit;
 pub(super) mod binding;
 pub(super) mod challenge;
 pub(super) mod outbox;

@@ -6,6 +6,7 @@
 mod m0001_first_thread;
 mod m0002_identity_servers;
 mod m0003_passwords;
+mod m0004_audit;
 
 use sea_orm::DynIden;
 use sea_orm::sea_query::{Index, IndexCreateStatement, IntoIden};
@@ -15,9 +16,10 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 pub(super) const SCHEMA_TABLE: &str = "schema_migration";
 
 /// Every table that the steps make.
-pub(super) const TABLES: [&str; 10] = [
+pub(super) const TABLES: [&str; 11] = [
     "account",
     "account_token",
+    "audit",
     "binding",
     "challenge",
     "outbox",
@@ -37,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_first_thread::Step),
             Box::new(m0002_identity_servers::Step),
             Box::new(m0003_passwords::Step),
+            Box::new(m0004_audit::Step),
         ]
     }
 

@@ -159,6 +159,12 @@ macro_rules! store_contract {
                 a_challenge_is_spent_once_by_its_user_for_its_sid
                 a_challenge_that_is_remembered_is_not_passed_on_anew
                 a_unit_about_other_servers_is_whole_or_nothing
+                every_field_of_an_audit_entry_survives
+                the_audit_trail_is_told_newest_first
+                the_audit_trail_is_told_by_account_and_by_address
+                an_entry_stands_or_falls_with_the_change_that_it_tells_of
+                a_removal_that_took_nothing_is_not_remembered
+                the_audit_trail_is_there_after_a_restart
                 what_was_committed_is_there_after_a_restart
                 what_is_kept_about_other_servers_is_there_after_a_restart
                 a_commit_that_is_abandoned_is_whole_or_nothing
@@ -171,6 +177,7 @@ macro_rules! store_contract {
                 one_revision_is_replaced_once
                 an_identity_servers_proof_presented_many_times_at_once_is_spent_once
                 a_challenge_answered_many_times_at_once_is_spent_once
+                an_address_removed_many_times_at_once_is_remembered_as_removed_once
                 units_that_do_not_meet_are_all_committed
                 whoever_reads_after_a_commit_sees_it
             ]

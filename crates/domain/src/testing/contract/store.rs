@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+mod audit;
 mod elsewhere;
 
+pub use audit::*;
 pub use elsewhere::*;
 
 use super::{Backend, Spawner, race};

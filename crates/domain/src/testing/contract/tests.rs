@@ -10,8 +10,9 @@ use futures_util::FutureExt;
 
 use super::{Backend, BoxFuture, MailBackend, outbox as outbox_kit, store as store_kit};
 use crate::model::{
-    Address, Binding, Challenge, Change, Claimed, IdentityServerName, KeyedHash, LeaseId, MessageId,
-    RemoteSession, Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Binding, Challenge, Change, Claimed, IdentityServerName, KeyedHash,
+    LeaseId, MessageId, RemoteSession, Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
+    ValidationSession,
 };
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use crate::testing::{MemoryStore, RecordingMailer};
@@ -48,6 +49,7 @@ fn every_case_of_a_kit_is_run_by_its_macro() {
     let macros = include_str!("mod.rs");
     for kit in [
         include_str!("store.rs"),
+        include_str!("store/audit.rs"),
         include_str!("store/elsewhere.rs"),
         include_str!("outbox.rs"),
         include_str!("mailer.rs"),
@@ -81,6 +83,10 @@ enum Flaw {
     TakesFromAnybody,
     /// Cancels nothing that is owed.
     CancelsNothing,
+    /// Remembers removals that took nothing.
+    RemembersWhatWasNot,
+    /// Remembers changes that were not made.
+    RemembersBeforehand,
     /// Claims hold nothing.
     LeasesNothing,
     /// Says yes to every settlement.
@@ -237,7 +243,7 @@ impl Store for Broken {
             Flaw::TakesFromAnybody => {
                 let mut changes = unit.into_changes();
                 for change in &mut changes {
-                    if let Change::RemoveThreepid { user_id, address } = change
+                    if let Change::RemoveThreepid { user_id, address, .. } = change
                         && let Some(owner) = self.inner.owner(address).await?
                     {
                         *user_id = owner;
@@ -250,8 +256,34 @@ impl Store for Broken {
                 let kept = unit.into_changes().into_iter().filter(is_kept).collect();
                 self.inner.commit(kept).await
             }
+            Flaw::RemembersWhatWasNot => {
+                let mut changes = Vec::new();
+                for change in unit.into_changes() {
+                    if let Change::RemoveThreepid { user_id, address, audit: Some(entry) } = change {
+                        changes.push(Change::RemoveThreepid { user_id, address, audit: None });
+                        changes.push(Change::Audit(entry));
+                    } else {
+                        changes.push(change);
+                    }
+                }
+                self.inner.commit(changes.into_iter().collect()).await
+            }
+            Flaw::RemembersBeforehand => {
+                let is_entry = |change: &Change| matches!(change, Change::Audit(_));
+                let (entries, rest): (Vec<_>, Vec<_>) = unit.into_changes().into_iter().partition(is_entry);
+                self.inner.commit(entries.into_iter().collect()).await?;
+                self.inner.commit(rest.into_iter().collect()).await
+            }
             _ => self.inner.commit(unit).await,
         }
+    }
+
+    async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Unavailable> {
+        let mut entries = self.inner.audit_trail(query).await?;
+        if self.flaw == Flaw::ListsBackwards {
+            entries.reverse();
+        }
+        Ok(entries)
     }
 
     async fn check(&self) -> Result<(), Unavailable> {
@@ -370,6 +402,20 @@ async fn a_store_that_removes_too_much_or_too_little_is_caught() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_store_that_lets_half_a_unit_about_other_servers_through_is_caught() {
     assert!(catches!(store_kit::a_unit_about_other_servers_is_whole_or_nothing, Flaw::CommitsOneByOne));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_store_whose_audit_trail_is_not_what_happened_is_caught() {
+    let flaw = Flaw::RemembersWhatWasNot;
+    assert!(catches!(store_kit::a_removal_that_took_nothing_is_not_remembered, flaw));
+    assert!(catches!(
+        store_kit::an_address_removed_many_times_at_once_is_remembered_as_removed_once,
+        flaw,
+        spawn
+    ));
+    let flaw = Flaw::RemembersBeforehand;
+    assert!(catches!(store_kit::an_entry_stands_or_falls_with_the_change_that_it_tells_of, flaw));
+    assert!(catches!(store_kit::the_audit_trail_is_told_newest_first, Flaw::ListsBackwards));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

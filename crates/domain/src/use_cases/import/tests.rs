@@ -366,3 +366,27 @@ fn a_skipped_row_does_not_show_its_address() {
     }
     assert_eq!(row("email", "").masked(), "…");
 }
+
+#[tokio::test]
+async fn what_is_imported_is_remembered_and_what_was_there_or_is_skipped_is_not() {
+    let world = World::new();
+    let rows = || Rows {
+        contacts: vec![email("alice", "alice@example.org"), email("bob", "bob at example.org")],
+        bindings: vec![binding("alice", "alice@example.org", "id.example")],
+    };
+    let (dry, _) = world.import(rows(), ImportMode::DryRun).await;
+    assert!(dry.is_ok() && world.store.audit_entries().is_empty());
+    world.apply(rows()).await;
+    world.apply(rows()).await;
+    let remembered: Vec<_> = world.store.audit_entries();
+    let lines = remembered.iter().map(|entry| {
+        let AuditEntry { user_id, address, action, door, server, .. } = entry;
+        let server = server.as_ref().map_or("-", |server| server.as_str());
+        format!("{user_id} {} {} {} {server}", action.as_str(), address.as_str(), door.as_str())
+    });
+    let expected = [
+        "@alice:example.org imported alice@example.org import -",
+        "@alice:example.org imported alice@example.org import id.example",
+    ];
+    assert_eq!(lines.collect::<Vec<_>>(), expected);
+}
