@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Order, Query};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IntoDatabaseExecutor,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IntoDatabaseExecutor};
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use tokio::sync::Notify;
 
 use super::engine::{Engine, Opened};
 use super::error::{ConnectError, StorageError};
 use super::migrations::{Migrator, SCHEMA_TABLE, TABLES};
+use super::write::{self, Together};
 
 /// The engines of this build, for messages.
 pub(super) const ENGINES: &str = if cfg!(all(feature = "sqlite", feature = "postgres")) {
@@ -96,6 +94,7 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
+    together: Option<Together>,
     engine: Box<dyn Engine>,
     /// Keeps one permit from a commit that enqueues to the next call of `woken`.
     enqueued: Arc<Notify>,
@@ -127,7 +126,9 @@ impl Database {
     pub async fn connect(settings: &ConnectSettings) -> Result<Self, ConnectError> {
         let enqueued = Arc::new(Notify::new());
         let Opened { writer, readers, engine } = open(settings, &enqueued).await?;
-        let database = Self(Arc::new(Inner { writer, readers, engine, enqueued }));
+        let together =
+            engine.has_one_writer().then(|| Together::start(writer.clone(), settings.acquire_timeout));
+        let database = Self(Arc::new(Inner { writer, readers, together, engine, enqueued }));
         if let Err(error) = database.mark().await {
             database.close().await;
             return Err(error);
@@ -237,6 +238,9 @@ impl Database {
 
     /// Closes every connection, after the calls that are under way. Later calls fail.
     pub async fn close(&self) {
+        if let Some(together) = self.together() {
+            together.close().await;
+        }
         // Closing cannot fail in a way that anyone could act on; what was committed is on the disk.
         self.0.engine.close().await;
         let _ = self.0.readers.close_by_ref().await;
@@ -268,14 +272,14 @@ impl Database {
         &self.0.readers
     }
 
-    /// A transaction that writes. SQLite takes its lock now: one that took it at its first write could meet a
-    /// snapshot that is too old, and no waiting would mend that.
+    /// A transaction that writes.
     pub(super) async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        self.0.writer.begin_with_options(options).await
+        write::begin(&self.0.writer).await
+    }
+
+    /// What commits many changes at once, where one connection writes.
+    pub(super) fn together(&self) -> Option<&Together> {
+        self.0.together.as_ref()
     }
 
     /// Reads what every start reads.

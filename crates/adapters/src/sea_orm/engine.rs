@@ -11,6 +11,9 @@ pub(super) trait Engine: Send + Sync {
     /// The database in messages; without its password.
     fn name(&self) -> &str;
 
+    /// Whether one connection writes, so that changes gain by being committed together.
+    fn has_one_writer(&self) -> bool;
+
     /// Marks the database as ours. It is written each time: better a refusal at start than at the first request.
     async fn mark(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr>;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
-use threepid_domain::ports::Unavailable;
+use threepid_domain::ports::{Conflict, Unavailable};
 
 /// The cause behind an [`Unavailable`]. Drivers put no values into their messages, and neither do we.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,14 @@ pub(super) enum StorageError {
 }
 
 impl StorageError {
+    /// What a single statement came to, which meets no conflict that it does not tell in its rows.
+    pub(super) fn from_statement(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Storage(error) => error,
+            ApplyError::Conflict(conflict) => Self::Database(conflict.to_string()),
+        }
+    }
+
     pub(super) const fn corrupt(table: &'static str, what: &'static str) -> Self {
         Self::Corrupt { table, what }
     }
@@ -50,6 +58,32 @@ impl From<DbErr> for StorageError {
             (Some("57P01" | "57P02"), _) | (_, Some(sqlx::Error::Io(_))) => Self::Cut(error.to_string()),
             _ => Self::Database(error.to_string()),
         }
+    }
+}
+
+/// A change that is not applied.
+pub(super) enum ApplyError {
+    /// Another one came first.
+    Conflict(Conflict),
+    /// It cannot be known now.
+    Storage(StorageError),
+}
+
+impl From<Conflict> for ApplyError {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict(conflict)
+    }
+}
+
+impl From<StorageError> for ApplyError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<DbErr> for ApplyError {
+    fn from(error: DbErr) -> Self {
+        Self::Storage(error.into())
     }
 }
 

@@ -7,9 +7,9 @@
 //!        └── LocalReauthentication   the port Reauthentication, by their passwords
 //! ```
 //!
-//! A unit of work is one transaction, which is finished whether or not its caller waits. Unique keys decide who came
-//! first, never a look before the write. No table holds a secret: tokens and client secrets are there as keyed hashes
-//! alone. What is an engine's own stands in `sqlite.rs` and `postgres.rs`, behind `engine.rs`; everything else is
+//! A unit of work is one transaction, or on SQLite one of several that share one (`write.rs`); it is finished whether or
+//! not its caller waits. Unique keys decide who came first, never a look before the write. No table holds a secret:
+//! tokens and client secrets are there as keyed hashes alone. What is an engine's own stands in `sqlite.rs` and `postgres.rs`, behind `engine.rs`; everything else is
 //! written once for both.
 
 mod accounts;
@@ -30,6 +30,7 @@ mod sqlite;
 mod store;
 #[cfg(all(test, feature = "sqlite"))]
 mod tests;
+mod write;
 
 pub use accounts::{IssueTokenError, LocalAccounts, SetPasswordError};
 pub use connection::{ConnectSettings, Database, Tls};

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sea_orm::sea_query::{
     CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Order, Query, Value,
 };
-use sea_orm::{ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, Iterable, QueryFilter};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, FromQueryResult, Iterable, QueryFilter, QueryTrait};
 use threepid_domain::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
 use threepid_domain::ports::{Outbox, Unavailable};
 
@@ -97,7 +97,7 @@ impl SeaOrmStore {
             // By name, since a newer version may add columns while this one runs.
             .returning(Query::returning().columns(outbox::Column::iter()))
             .take();
-        let rows = self.database().writer().query_all(&lease).await?;
+        let rows = self.database().execute_returning(&lease).await?;
         let mut rows = rows
             .iter()
             .map(|row| outbox::Model::from_query_result(row, ""))
@@ -152,8 +152,7 @@ impl SeaOrmStore {
         for (column, value) in columns {
             update = update.col_expr(column, Expr::val(value));
         }
-        let updated = update.exec(self.database().writer()).await?;
-        Ok(updated.rows_affected > 0)
+        Ok(self.database().execute(&update.into_query()).await? > 0)
     }
 }
 

@@ -248,6 +248,11 @@ impl Engine for PostgreSql {
         &self.name
     }
 
+    /// It commits at once what several connections commit at once.
+    fn has_one_writer(&self) -> bool {
+        false
+    }
+
     async fn mark(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
         let mark = "INSERT INTO threepid_database (id, program) VALUES (1, 'threepid') \
                     ON CONFLICT (id) DO UPDATE SET program = EXCLUDED.program";

@@ -1,7 +1,7 @@
 //! How a SQLite file is opened: what is refused, and what every connection is set to.
 //!
 //! One connection writes, in IMMEDIATE transactions, so that writers queue in this process instead of colliding in
-//! the engine; the others read, and in WAL mode never wait for it. Every commit is synced to the disk
+//! the engine, and those that queue share a commit; the others read, and in WAL mode never wait for it. Every commit is synced to the disk
 //! (`synchronous=FULL`), since an answer promises that it is durable. A file carries threepid's `application_id`; one
 //! that carries another, or tables without it, is left exactly as it was found.
 
@@ -119,6 +119,10 @@ struct SqliteFile {
 impl Engine for SqliteFile {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn has_one_writer(&self) -> bool {
+        true
     }
 
     async fn mark(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {

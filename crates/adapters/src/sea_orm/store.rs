@@ -1,8 +1,10 @@
 //! The port `Store`: reads, and units of work as transactions.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sea_orm::sea_query::{ExprTrait, OnConflict};
-use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, SqlErr};
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, SqlErr};
 use threepid_domain::model::{
     Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash,
     OutboxMessage, RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
@@ -16,12 +18,9 @@ use super::connection::Database;
 use super::entities::{
     binding, challenge, ms, outbox, remote_session, spent_proof, threepid, to_column, validation_session,
 };
-use super::error::{StorageError, unavailable};
+use super::error::{ApplyError, StorageError, unavailable};
 
 const PORT: &str = "store";
-
-/// So often a unit is tried that collides with others, or meets connections that were cut.
-const TRIES: usize = 10;
 
 /// Sessions, threepids and the outbox in one database. Clones are cheap and share it.
 #[derive(Clone, Debug)]
@@ -39,41 +38,19 @@ impl SeaOrmStore {
         &self.database
     }
 
-    /// Runs a unit as one transaction, anew where the engine gave it up for another one's sake, or where its connection
-    /// had been cut before the engine was told to commit.
-    async fn transact(&self, unit: &UnitOfWork) -> Result<(), ApplyError> {
-        let mut tries = 1;
-        loop {
-            match self.attempt(unit).await {
-                Ok(()) => break,
-                Err(Attempt::Undone(ApplyError::Storage(
-                    StorageError::Collision(_) | StorageError::Cut(_),
-                )))
-                | Err(Attempt::Unknown(StorageError::Collision(_)))
-                    if tries < TRIES =>
-                {
-                    tries += 1;
-                }
-                Err(Attempt::Undone(error)) => return Err(error),
-                Err(Attempt::Unknown(error)) => return Err(error.into()),
-            }
-        }
+    /// Runs a unit as one transaction, and wakes the relay where it owes a message.
+    async fn transact(&self, unit: UnitOfWork) -> Result<(), ApplyError> {
+        let unit = Arc::new(unit);
+        let changes = Arc::clone(&unit);
+        let committed = self.database.write(move |transaction| {
+            let changes = Arc::clone(&changes);
+            Box::pin(async move { apply(transaction, &changes).await })
+        });
+        committed.await?;
         if unit.enqueues() {
             self.database.ring();
         }
         Ok(())
-    }
-
-    async fn attempt(&self, unit: &UnitOfWork) -> Result<(), Attempt> {
-        let transaction = self.database.begin().await.map_err(|error| Attempt::Undone(error.into()))?;
-        if let Err(error) = apply(&transaction, unit).await {
-            // One that cannot be rolled back ends with its connection, which is not used again.
-            if let Err(error) = transaction.rollback().await {
-                tracing::debug!(%error, "a transaction ended with its connection");
-            }
-            return Err(Attempt::Undone(error));
-        }
-        transaction.commit().await.map_err(|error| Attempt::Unknown(error.into()))
     }
 
     async fn find_session(
@@ -186,7 +163,7 @@ impl Store for SeaOrmStore {
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
         let store = self.clone();
         // In a task of its own: a caller that goes away does not take the transaction with it.
-        let task = tokio::spawn(async move { store.transact(&unit).await }.in_current_span());
+        let task = tokio::spawn(async move { store.transact(unit).await }.in_current_span());
         match task.await.map_err(StorageError::from) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ApplyError::Conflict(conflict))) => Err(CommitError::Conflict(conflict)),
@@ -202,38 +179,6 @@ impl Store for SeaOrmStore {
 /// Whether a text that came from outside can be in a column: PostgreSQL's text holds no NUL.
 fn can_be_stored(text: &str) -> bool {
     !text.contains('\0')
-}
-
-/// How far a transaction came that failed.
-enum Attempt {
-    /// The engine was not told to commit: nothing is done.
-    Undone(ApplyError),
-    /// It was, and its answer is not known; but after a collision nothing is done.
-    Unknown(StorageError),
-}
-
-/// A unit that is not applied.
-enum ApplyError {
-    Conflict(Conflict),
-    Storage(StorageError),
-}
-
-impl From<Conflict> for ApplyError {
-    fn from(conflict: Conflict) -> Self {
-        Self::Conflict(conflict)
-    }
-}
-
-impl From<StorageError> for ApplyError {
-    fn from(error: StorageError) -> Self {
-        Self::Storage(error)
-    }
-}
-
-impl From<DbErr> for ApplyError {
-    fn from(error: DbErr) -> Self {
-        Self::Storage(error.into())
-    }
 }
 
 /// Applies a unit's changes in their order. On an error the transaction is to be rolled back.

@@ -6,6 +6,7 @@ mod contract;
 mod outbox;
 mod reauthentication;
 mod store;
+mod write;
 
 use std::time::Duration;
 
