@@ -13,6 +13,7 @@ use threepid_domain::use_cases::{
 use url::Url;
 
 use crate::http::{self, Api, HttpSettings};
+use crate::metrics::Metrics;
 use crate::worker::{Worker, WorkerSettings};
 
 /// Gathers the ports and settings of an [`App`].
@@ -36,6 +37,7 @@ pub struct Builder {
     retry: RetryPolicy,
     http: HttpSettings,
     worker: WorkerSettings,
+    metrics: Option<Metrics>,
 }
 
 /// Why no [`App`] was built.
@@ -71,6 +73,7 @@ impl Builder {
             retry: RetryPolicy::default(),
             http: HttpSettings::default(),
             worker: WorkerSettings::default(),
+            metrics: None,
         }
     }
 
@@ -189,6 +192,33 @@ impl Builder {
         self
     }
 
+    /// Counts what happens, also in every port that was given. Without it nothing is counted.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Puts a counter around every port.
+    fn counted(mut self) -> Self {
+        let Some(metrics) = self.metrics.clone() else { return self };
+        if let (Some(outbox), Some(clock)) = (&self.outbox, &self.clock) {
+            let counted = metrics.outbox(Arc::clone(outbox));
+            metrics.watch_outbox(&counted, clock);
+            self.outbox = Some(counted);
+        }
+        self.store = self.store.map(|port| metrics.store(port));
+        self.mailer = self.mailer.map(|port| metrics.mailer(port));
+        self.access_tokens = self.access_tokens.map(|port| metrics.access_tokens(port));
+        self.rate_limiter = self.rate_limiter.map(|port| metrics.rate_limiter(port));
+        let trusted = &self.policy.trusted;
+        self.identity_servers = self.identity_servers.map(|port| metrics.identity_servers(port, trusted));
+        self.reauthentication = self.reauthentication.map(|port| metrics.reauthentication(port));
+        self.capabilities = self.capabilities.map(|port| metrics.capabilities(port));
+        self.mirror = self.mirror.map(|port| metrics.mirror(port));
+        self
+    }
+
     /// Puts it together. Nothing is opened, asked or started yet.
     ///
     /// # Errors
@@ -197,6 +227,10 @@ impl Builder {
         if !is_public_base(&self.public_base_url) {
             return Err(BuildError::PublicBaseUrl);
         }
+        self.counted().assemble()
+    }
+
+    fn assemble(self) -> Result<App, BuildError> {
         let mut missing = Vec::new();
         if (self.mailer.is_some() || self.identity_servers.is_some()) && self.outbox.is_none() {
             missing.push("outbox");
@@ -241,7 +275,7 @@ impl Builder {
                 secrets: Arc::clone(&secrets),
             };
             let relay = Relay::new(ports, links.clone(), self.policy.lifetimes.token, self.retry);
-            Worker::new(relay, self.worker)
+            Worker::new(relay, self.worker, self.metrics.clone())
         });
         let policy =
             Policy { sends_mail: self.mailer.is_some(), mirrors: self.mirror.is_some(), ..self.policy };
@@ -263,6 +297,7 @@ impl Builder {
             templates,
             links,
             self.http,
+            self.metrics,
             &request_ids,
         );
         Ok(App { api, worker })

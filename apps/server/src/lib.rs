@@ -20,10 +20,12 @@
 
 mod builder;
 mod http;
+mod metrics;
 mod server;
 mod worker;
 
 pub use builder::{App, BuildError, Builder};
 pub use http::{ForwardingHeader, HttpSettings};
+pub use metrics::{Metrics, PoolState};
 pub use server::ServeError;
 pub use worker::{Worker, WorkerSettings};

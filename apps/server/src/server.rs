@@ -24,6 +24,7 @@ use tower::Service;
 
 use crate::builder::App;
 use crate::http::{self, HttpSettings};
+use crate::metrics::Metrics;
 
 /// How long to wait before accepting again when the system has nothing left for another connection.
 const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(200);
@@ -81,6 +82,23 @@ impl App {
                 Ok(())
             }
         }
+    }
+}
+
+impl Metrics {
+    /// Serves [`Metrics::router`] on `listener` until `shutdown`. It takes a few connections at a time, since it is for
+    /// whoever watches over this server and for nobody else.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let doors =
+            Doors::new(self.router(), &HttpSettings { max_connections: 16, ..HttpSettings::default() });
+        let connections = GracefulShutdown::new();
+        tokio::select! {
+            () = shutdown => {}
+            () = doors.accept(&listener, &connections) => {}
+        }
+        drop(listener);
+        // A scrape that lasts longer is cut off.
+        let _ended = tokio::time::timeout(Duration::from_secs(1), connections.shutdown()).await;
     }
 }
 

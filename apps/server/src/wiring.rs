@@ -13,7 +13,7 @@ use threepid_adapters::lettre::{
 use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
 use threepid_adapters::outbound::OutboundSettings;
 use threepid_adapters::sea_orm::{
-    ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore, Tls,
+    ConnectSettings, Database, LocalAccounts, LocalReauthentication, PoolUse, SeaOrmStore, Tls,
 };
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
 use threepid_adapters::synapse_import::SynapseContacts;
@@ -23,7 +23,7 @@ use threepid_domain::ports::{
     AccessTokens, HomeserverCapabilities, Mailer, RateLimiter, Reauthentication, Secrets as _, Store as _,
 };
 use threepid_domain::use_cases::{Importer, ImporterPorts};
-use threepid_server::{App, Builder, HttpSettings, WorkerSettings};
+use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
 
 use crate::cli::Failure;
 use crate::config::{
@@ -83,7 +83,12 @@ impl Opened {
     ///
     /// # Errors
     /// [`Failure`].
-    pub(crate) fn app(&self, config: &Config, mailer: Option<Arc<dyn Mailer>>) -> Result<App, Failure> {
+    pub(crate) fn app(
+        &self,
+        config: &Config,
+        mailer: Option<Arc<dyn Mailer>>,
+        metrics: Option<Metrics>,
+    ) -> Result<App, Failure> {
         let store = Arc::new(SeaOrmStore::new(self.database.clone()));
         let limiter: Arc<dyn RateLimiter> = Arc::new(limiter(config)?);
         let asking = self.asking(config, &limiter)?;
@@ -111,6 +116,11 @@ impl Opened {
         }
         if let Some(mirror) = &config.mirror {
             builder = builder.mirror(Arc::new(synapse_mirror(mirror)?));
+        }
+        if let Some(metrics) = metrics {
+            let database = self.database.clone();
+            metrics.watch_pools(move || database.pools().into_iter().map(pool_state).collect());
+            builder = builder.metrics(metrics);
         }
         if config.asks_again {
             builder = builder.reauthentication(asking.reauthentication);
@@ -216,6 +226,11 @@ impl Opened {
     pub(crate) async fn close(&self) {
         self.database.close().await;
     }
+}
+
+fn pool_state(pool: PoolUse) -> PoolState {
+    let PoolUse { name, open, idle, most } = pool;
+    PoolState { name, open, idle, most }
 }
 
 /// Where contacts are imported from.

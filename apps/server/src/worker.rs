@@ -8,7 +8,10 @@ use threepid_domain::model::Claimed;
 use threepid_domain::ports::Unavailable;
 use threepid_domain::use_cases::{Delivered, Relay};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
 
 /// How the relay works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +35,13 @@ impl Default for WorkerSettings {
 pub struct Worker {
     relay: Relay,
     settings: WorkerSettings,
+    metrics: Option<Metrics>,
 }
 
 impl Worker {
-    pub(crate) fn new(relay: Relay, settings: WorkerSettings) -> Self {
+    pub(crate) fn new(relay: Relay, settings: WorkerSettings, metrics: Option<Metrics>) -> Self {
         let concurrency = settings.concurrency.max(1);
-        Self { relay, settings: WorkerSettings { concurrency, ..settings } }
+        Self { relay, settings: WorkerSettings { concurrency, ..settings }, metrics }
     }
 
     /// Claims and delivers until `shutdown`; then claims no more, and returns once what is in flight is settled.
@@ -50,8 +54,7 @@ impl Worker {
             let claimed = self.claim(self.settings.concurrency - in_flight.len(), &mut storage).await;
             let may_hold_more = in_flight.len() + claimed.len() == self.settings.concurrency;
             for message in claimed {
-                let relay = self.relay.clone();
-                in_flight.spawn(async move { relay.deliver(message).await });
+                in_flight.spawn(deliver(self.relay.clone(), self.metrics.clone(), message));
             }
             self.wait(&shutdown, &mut in_flight, may_hold_more, &mut storage).await;
         }
@@ -102,6 +105,16 @@ impl Worker {
             }
         }
     }
+}
+
+/// Delivers one message, and counts how that ended.
+async fn deliver(relay: Relay, metrics: Option<Metrics>, claimed: Claimed) -> Result<Delivered, Unavailable> {
+    let (kind, begun) = (claimed.message.payload.kind(), Instant::now());
+    let ended = relay.deliver(claimed).await;
+    if let Some(metrics) = metrics {
+        metrics.tried(kind, &ended, begun.elapsed());
+    }
+    ended
 }
 
 /// Says how a try ended, where the relay itself could not.

@@ -42,7 +42,7 @@ pub(super) async fn run(arguments: Arguments, output: Output) -> Result<(), Fail
     logs::start(&config.log);
     let opened = Opened::open(&config).await?;
     let (mailer, caught) = wiring::memory_mailer()?;
-    let app = opened.app(&config, Some(mailer))?;
+    let app = opened.app(&config, Some(mailer), None)?;
     let scene = scene(config.public_base_url.clone(), &opened).await?;
     let mailbox = demo::mailbox(caught, wiring::PAGE_STYLE);
 

@@ -1,6 +1,10 @@
 //! `threepid serve`: the server, until it is told to stop.
 
+use std::net::SocketAddr;
+
+use threepid_server::Metrics;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::{Failure, SettingsSource, complain, logs, signals};
 use crate::config::Accounts;
@@ -16,9 +20,14 @@ pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
     logs::start(&config.log);
     let mailer = wiring::mailer(&config)?;
     let opened = Opened::open(&config).await?;
-    let app = opened.app(&config, mailer)?;
+    let metrics = config.metrics.map(|_| Metrics::new(env!("CARGO_PKG_VERSION")));
+    let app = opened.app(&config, mailer, metrics.clone())?;
     let listening = |error| Failure::running(format!("cannot listen on {}", config.listen), error);
     let listener = TcpListener::bind(config.listen).await.map_err(listening)?;
+    let scraped = match (config.metrics, metrics) {
+        (Some(address), Some(metrics)) => Some(tell(metrics, address).await?),
+        _ => None,
+    };
     let stop = signals::stop().map_err(|error| Failure::running("cannot wait for signals", error))?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -33,8 +42,20 @@ pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
         "serving"
     );
     let served = app.serve(listener, None, stop).await;
+    // Until now, so that whoever watches sees it stop.
+    drop(scraped);
     opened.close().await;
     served.map_err(|error| Failure::running("the server ended", error))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Answers scrapes at `address` until what this gives is dropped.
+async fn tell(metrics: Metrics, address: SocketAddr) -> Result<JoinSet<()>, Failure> {
+    let listening = |error| Failure::running(format!("cannot listen on {address} (metrics.listen)"), error);
+    let listener = TcpListener::bind(address).await.map_err(listening)?;
+    tracing::info!(listen = %listener.local_addr().map_err(listening)?, "telling metrics");
+    let mut scraped = JoinSet::new();
+    scraped.spawn(metrics.serve(listener, std::future::pending()));
+    Ok(scraped)
 }

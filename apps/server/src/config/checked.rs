@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) relay_concurrency: usize,
     pub(crate) templates: Option<PathBuf>,
     pub(crate) log: LogConfig,
+    /// Where metrics are told, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
     /// What is allowed and still unwise.
     pub(crate) warnings: Vec<Problem>,
 }
@@ -281,6 +283,7 @@ impl Config {
             relay_concurrency: settings.relay.concurrency,
             templates: settings.templates.folder,
             log: LogConfig { format: settings.log.format, level },
+            metrics: settings.metrics.listen,
             warnings: judge.warnings,
         })
     }

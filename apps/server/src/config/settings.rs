@@ -73,6 +73,8 @@ settings! {
         templates: Templates,
         /// What is logged, to standard error.
         log: Log,
+        /// What is counted, for Prometheus.
+        metrics: MetricsSettings,
     }
 }
 
@@ -324,6 +326,15 @@ settings! {
     Templates {
         /// A folder whose files replace the built-in ones of the same name.
         folder: Option<PathBuf> = None => "\"/etc/threepid/templates\"",
+    }
+}
+
+settings! {
+    /// `[metrics]`
+    MetricsSettings {
+        /// Where `GET /metrics` is answered, as IP address and port: nowhere without it, and then nothing is counted.
+        /// Whoever reaches it can read it, so it is no address that clients reach.
+        listen: Option<SocketAddr> = None => "\"127.0.0.1:9464\"",
     }
 }
 

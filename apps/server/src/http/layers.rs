@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use super::Api;
 use super::error::ApiError;
+use crate::metrics::{Metrics, Requests};
 
 tokio::task_local! {
     /// The id of the request that the task answers.
@@ -37,7 +38,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) fn around(router: Router, api: &Api) -> Router {
     router
         .layer(from_fn_with_state(api.clone(), time_limit))
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CatchPanicLayer::custom(catcher(api)))
         .layer(map_response(close_after_an_unread_body))
         .layer(from_fn(cors))
         .layer(from_fn_with_state(api.clone(), trace))
@@ -56,6 +57,17 @@ pub(crate) async fn method_not_allowed() -> ApiError {
 async fn time_limit(State(api): State<Api>, request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(api.settings.request_timeout, next.run(request)).await;
     answer.unwrap_or_else(|_elapsed| ApiError::TimedOut.into_response())
+}
+
+/// Says and counts each panic.
+fn catcher(api: &Api) -> impl FnMut(Box<dyn Any + Send + 'static>) -> Response + Clone + use<> {
+    let api = api.clone();
+    move |panic| {
+        if let Some(metrics) = &api.metrics {
+            metrics.panicked();
+        }
+        panicked(panic)
+    }
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
@@ -106,10 +118,16 @@ async fn trace(State(api): State<Api>, request: Request, next: Next) -> Response
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = tracing::info_span!("request", request_id = id, method = %request.method(), route);
-    let begun = Instant::now();
+    let requests = api.metrics.as_ref().map(Metrics::requests);
+    let _in_flight = requests.map(Requests::begun);
+    let (begun, method) = (Instant::now(), request.method().clone());
     let answer = ID_OF_REQUEST.scope(id.clone(), next.run(request));
     let mut response = answer.instrument(span.clone()).await;
-    let (status, ms) = (response.status().as_u16(), begun.elapsed().as_secs_f64() * 1000.0);
+    let (status, took) = (response.status().as_u16(), begun.elapsed());
+    if let Some(requests) = requests {
+        requests.answered(&method, route, status, took);
+    }
+    let ms = took.as_secs_f64() * 1000.0;
     span.in_scope(|| {
         if route.starts_with("/health/") {
             tracing::debug!(status, ms, "answered");

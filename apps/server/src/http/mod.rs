@@ -37,6 +37,7 @@ use tracing::Instrument;
 pub(crate) use error::chain;
 pub use settings::{ForwardingHeader, HttpSettings};
 
+use crate::metrics::Metrics;
 use layers::RequestIds;
 
 /// What handlers stand on.
@@ -52,6 +53,7 @@ pub(crate) struct Parts {
     templates: Arc<dyn Templates>,
     links: ConfirmLinks,
     pub(crate) settings: HttpSettings,
+    pub(crate) metrics: Option<Metrics>,
     request_ids: RequestIds,
     /// Commands that have begun, whether or not their clients still wait.
     pub(crate) commands: TaskTracker,
@@ -78,6 +80,7 @@ impl Api {
         templates: Arc<dyn Templates>,
         links: ConfirmLinks,
         settings: HttpSettings,
+        metrics: Option<Metrics>,
         request_ids: &str,
     ) -> Self {
         let (request_ids, commands) = (RequestIds::new(request_ids), TaskTracker::new());
@@ -89,6 +92,7 @@ impl Api {
             templates,
             links,
             settings,
+            metrics,
             request_ids,
             commands,
         }))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Order, Query};
+use sea_orm::sqlx;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IntoDatabaseExecutor};
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use tokio::sync::Notify;
@@ -61,6 +62,29 @@ pub enum Tls {
     VerifyCa,
     /// TLS with a certificate of a trusted authority for this host.
     VerifyFull,
+}
+
+/// How a pool of connections is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// What its connections are for.
+    pub name: &'static str,
+    /// How many are open.
+    pub open: u32,
+    /// How many of these wait for work.
+    pub idle: u32,
+    /// How many there may be.
+    pub most: u32,
+}
+
+impl PoolUse {
+    /// As the driver's pool says.
+    pub(super) fn of<DB: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<DB>) -> Self {
+        let open = pool.size();
+        // The two are read one after the other, and a connection may come or go in between.
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX).min(open);
+        Self { name, open, idle, most: pool.options().get_max_connections() }
+    }
 }
 
 impl ConnectSettings {
@@ -234,6 +258,11 @@ impl Database {
             Some((step, _)) => Err(self.half_migrated(format!("the step {} was left out", step.name()))),
             None => Ok(applied),
         }
+    }
+
+    /// The pools of connections that calls wait for, as they are now.
+    pub fn pools(&self) -> Vec<PoolUse> {
+        self.0.engine.pools()
     }
 
     /// Closes every connection, after the calls that are under way. Later calls fail.

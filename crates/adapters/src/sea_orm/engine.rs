@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 
+use super::connection::PoolUse;
 use super::error::ConnectError;
 
 /// An engine, as the one database that is open on it.
@@ -26,6 +27,9 @@ pub(super) trait Engine: Send + Sync {
     /// Tells other processes that a message was enqueued. It never waits, and may be lost: they look by themselves,
     /// too.
     fn announce(&self);
+
+    /// How its pools are used.
+    fn pools(&self) -> Vec<PoolUse>;
 
     /// Ends what the engine does beside the connections.
     async fn close(&self);

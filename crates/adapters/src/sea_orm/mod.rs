@@ -33,7 +33,7 @@ mod tests;
 mod write;
 
 pub use accounts::{IssueTokenError, LocalAccounts, SetPasswordError};
-pub use connection::{ConnectSettings, Database, Tls};
+pub use connection::{ConnectSettings, Database, PoolUse, Tls};
 pub use error::ConnectError;
 pub use reauthentication::LocalReauthentication;
 pub use server_key::ClaimKeyError;

@@ -1,16 +1,19 @@
 //! The port `Outbox`: leases on the rows that units of work have put there.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{
     CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Order, Query, Value,
 };
-use sea_orm::{ColumnTrait, Condition, EntityTrait, FromQueryResult, Iterable, QueryFilter, QueryTrait};
-use threepid_domain::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, FromQueryResult, Iterable, QueryFilter, QuerySelect, QueryTrait,
+};
+use threepid_domain::model::{Backlog, Claimed, LeaseId, MessageId, Settlement, Timestamp};
 use threepid_domain::ports::{Outbox, Unavailable};
 
-use super::entities::{ms, outbox};
+use super::entities::{from_column, ms, outbox, timestamp};
 use super::error::{StorageError, unavailable};
 use super::store::SeaOrmStore;
 
@@ -51,6 +54,10 @@ impl Outbox for SeaOrmStore {
         settlement: Settlement,
     ) -> Result<bool, Unavailable> {
         self.record(id, lease_id, now, settlement).await.map_err(unavailable(PORT))
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, Unavailable> {
+        self.count().await.map_err(unavailable(PORT))
     }
 
     async fn woken(&self) {
@@ -105,6 +112,34 @@ impl SeaOrmStore {
         // RETURNING promises no order.
         rows.sort_by(|a, b| (a.due_at, a.created_at, &a.id).cmp(&(b.due_at, b.created_at, &b.id)));
         Ok(rows)
+    }
+
+    /// Counts by the index of states; what was sent or has expired is not looked at.
+    async fn count(&self) -> Result<Vec<Backlog>, StorageError> {
+        use outbox::Column::{CreatedAt, Id, Kind, State};
+
+        let rows: Vec<(String, String, i64, i64)> = outbox::Entity::find()
+            .select_only()
+            .columns([Kind, State])
+            .expr(Expr::col(Id).count())
+            .expr(Expr::col(CreatedAt).min())
+            .filter(State.is_in([outbox::QUEUED, outbox::DEAD]))
+            .group_by(Kind)
+            .group_by(State)
+            .into_tuple()
+            .all(self.database().reader())
+            .await?;
+        let mut by_kind: BTreeMap<String, Backlog> = BTreeMap::new();
+        for (kind, state, count, oldest) in rows {
+            let nothing = Backlog { kind: kind.clone(), owed: 0, oldest: None, dead: 0 };
+            let of = by_kind.entry(kind).or_insert(nothing);
+            if state == outbox::QUEUED {
+                (of.owed, of.oldest) = (from_column(count), Some(timestamp(oldest)));
+            } else {
+                of.dead = from_column(count);
+            }
+        }
+        Ok(by_kind.into_values().collect())
     }
 
     /// A row that cannot be read would come back with every claim: it is kept as dead, for the operator to see.

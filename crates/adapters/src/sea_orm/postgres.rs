@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::connection::{ConnectSettings, Tls};
+use super::connection::{ConnectSettings, PoolUse, Tls};
 use super::engine::{Engine, Opened, one_line};
 use super::error::{ConnectError, driver_error};
 
@@ -76,8 +76,8 @@ pub(super) async fn open(settings: &ConnectSettings, bell: &Arc<Notify>) -> Resu
     let pool = pool(settings, settings.connections.max(1)).connect_lazy_with(options.clone());
     // One connection listens, the other announces.
     let beside = pool_beside(settings, options);
-    let connections = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
-    let engine = PostgreSql::start(name, beside, Arc::clone(bell));
+    let connections = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
+    let engine = PostgreSql::start(name, pool, beside, Arc::clone(bell));
     Ok(Opened { writer: connections.clone(), readers: connections, engine: Box::new(engine) })
 }
 
@@ -225,6 +225,7 @@ fn pool_beside(settings: &ConnectSettings, options: PgConnectOptions) -> PgPool 
 /// A database on PostgreSQL, and the tasks that wake its relay.
 struct PostgreSql {
     name: String,
+    pool: PgPool,
     beside: PgPool,
     announce: Arc<Notify>,
     /// They end with it.
@@ -232,13 +233,13 @@ struct PostgreSql {
 }
 
 impl PostgreSql {
-    fn start(name: String, beside: PgPool, bell: Arc<Notify>) -> Self {
+    fn start(name: String, pool: PgPool, beside: PgPool, bell: Arc<Notify>) -> Self {
         let announce = Arc::new(Notify::new());
         let ears = Arc::new(AtomicI32::new(0));
         let mut tasks = JoinSet::new();
         tasks.spawn(hear(beside.clone(), bell, Arc::clone(&ears)));
         tasks.spawn(tell(beside.clone(), Arc::clone(&announce), ears));
-        Self { name, beside, announce, _tasks: tasks }
+        Self { name, pool, beside, announce, _tasks: tasks }
     }
 }
 
@@ -282,6 +283,10 @@ impl Engine for PostgreSql {
 
     fn announce(&self) {
         self.announce.notify_one();
+    }
+
+    fn pools(&self) -> Vec<PoolUse> {
+        vec![PoolUse::of("all", &self.pool)]
     }
 
     async fn close(&self) {

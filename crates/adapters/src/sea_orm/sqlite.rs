@@ -11,12 +11,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sea_orm::sqlx::{self, ConnectOptions, Connection};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqlxSqliteConnector};
 use tokio::time::Instant;
 
-use super::connection::{ConnectSettings, ENGINES};
+use super::connection::{ConnectSettings, ENGINES, PoolUse};
 use super::engine::{Engine, Opened};
 use super::error::{ConnectError, driver_error};
 
@@ -48,7 +50,8 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
     let readers =
         pool(settings, settings.readers.max(1), reading).await.map_err(|error| explain(&path, &error))?;
     let name = path.display().to_string();
-    Ok(Opened { writer, readers, engine: Box::new(SqliteFile { path, name }) })
+    let pools = [&writer, &readers].map(|pool| pool.get_sqlite_connection_pool().clone());
+    Ok(Opened { writer, readers, engine: Box::new(SqliteFile { path, name, pools }) })
 }
 
 /// Whether a missing file is to be made: unless another mode is asked for.
@@ -113,6 +116,8 @@ async fn recognise(options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> 
 struct SqliteFile {
     path: PathBuf,
     name: String,
+    /// The one that writes, and those that read.
+    pools: [SqlitePool; 2],
 }
 
 #[async_trait]
@@ -144,6 +149,11 @@ impl Engine for SqliteFile {
 
     /// Other processes that have the file open look by themselves.
     fn announce(&self) {}
+
+    fn pools(&self) -> Vec<PoolUse> {
+        let [writer, readers] = &self.pools;
+        vec![PoolUse::of("writer", writer), PoolUse::of("readers", readers)]
+    }
 
     async fn close(&self) {}
 }

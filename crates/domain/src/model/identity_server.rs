@@ -121,6 +121,11 @@ impl TrustedServers {
         self.0.iter().any(|server| server.name == *name && server.binds)
     }
 
+    /// All of them, in the operator's order.
+    pub fn names(&self) -> impl Iterator<Item = &IdentityServerName> {
+        self.0.iter().map(|server| &server.name)
+    }
+
     /// The first server that validates, for requests that name none.
     pub fn first_that_validates(&self) -> Option<&IdentityServerName> {
         self.0.iter().find(|server| server.validates).map(|server| &server.name)

@@ -52,6 +52,9 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// Every kind of payload.
+    pub const KINDS: [&'static str; 3] = ["validation_mail", "unbind", "mirror"];
+
     /// The payload's kind, for storage and metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -102,6 +105,19 @@ pub struct Claimed {
     pub lease: LeaseId,
 }
 
+/// How much of one kind of message there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The payload's kind.
+    pub kind: String,
+    /// How many are owed, those that are being tried included.
+    pub owed: u64,
+    /// Since when the oldest of these is owed.
+    pub oldest: Option<Timestamp>,
+    /// How many are kept as dead.
+    pub dead: u64,
+}
+
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
@@ -121,4 +137,34 @@ pub enum Settlement {
     },
     /// It was not worth sending any more.
     Expired,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Medium;
+
+    #[test]
+    fn every_kind_of_payload_is_in_the_list() -> Result<(), Box<dyn std::error::Error>> {
+        let user_id = UserId::parse("@alice:example.org")?;
+        let address = Address::parse(Medium::Email, "a@example.org")?;
+        let (sid, generation) = (Sid::new("sid"), Generation(1));
+        let payloads = [
+            Payload::ValidationMail { to: EmailAddress::parse("a@example.org")?, sid, generation },
+            Payload::Unbind {
+                user_id: user_id.clone(),
+                address,
+                server: IdentityServerName::parse("id.example")?,
+            },
+            Payload::Mirror { user_id },
+        ];
+        // Exhaustive: a new kind has to be added here, and then to the list.
+        let kinds = payloads.map(|payload| match payload {
+            Payload::ValidationMail { .. } | Payload::Unbind { .. } | Payload::Mirror { .. } => {
+                payload.kind()
+            }
+        });
+        assert_eq!(kinds, Payload::KINDS);
+        Ok(())
+    }
 }

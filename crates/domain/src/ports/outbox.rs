@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Unavailable;
-use crate::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
+use crate::model::{Backlog, Claimed, LeaseId, MessageId, Settlement, Timestamp};
 
 /// The queue of owed messages. They enter it through [`Store::commit`](super::Store::commit) alone.
 ///
@@ -16,6 +16,7 @@ use crate::model::{Claimed, LeaseId, MessageId, Settlement, Timestamp};
 /// - MUST count each claim as an attempt, and keep count and lease over restarts;
 /// - MUST ignore a settlement whose lease is no longer the message's, and then answer `false`. A lease that has ended
 ///   stays the message's until another claim takes it; a settlement gives it back;
+/// - MUST count what is owed and what is dead, and nothing else, by kind; a claimed message is owed until it is settled;
 /// - MUST keep dead messages for the operator; sent and expired ones MUST NOT be claimed again.
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
@@ -43,6 +44,13 @@ pub trait Outbox: Send + Sync {
         now: Timestamp,
         settlement: Settlement,
     ) -> Result<bool, Unavailable>;
+
+    /// How much there is of each kind, in the order of their names; kinds of which there is nothing may be left out. It is
+    /// asked every few seconds, so it has to be cheap.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn backlog(&self) -> Result<Vec<Backlog>, Unavailable>;
 
     /// Returns when a message may have become claimable since the last call. It may return for no reason, and a relay
     /// polls besides; an adapter MUST return soon after a unit of its own process that enqueues is committed, also

@@ -13,9 +13,9 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::model::{
-    Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName,
-    KeyedHash, LeaseId, MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof,
-    Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Backlog, Binding, BindingKey, Challenge, Change, Claimed,
+    IdentityServerName, KeyedHash, LeaseId, MessageId, OutboxMessage, RemoteSession, SessionRecord,
+    Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
 };
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 
@@ -449,6 +449,30 @@ impl Outbox for MemoryStore {
             }
         }
         Ok(true)
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, Unavailable> {
+        self.available()?;
+        let state = lock(&self.state);
+        let mut by_kind: BTreeMap<&str, Backlog> = BTreeMap::new();
+        for OutboxRow { message, state, .. } in &state.outbox {
+            let kind = message.payload.kind();
+            let of = by_kind.entry(kind).or_insert_with(|| Backlog {
+                kind: kind.to_owned(),
+                owed: 0,
+                oldest: None,
+                dead: 0,
+            });
+            match state {
+                RowState::Owed => {
+                    of.owed += 1;
+                    of.oldest = Some(of.oldest.map_or(message.created_at, |at| at.min(message.created_at)));
+                }
+                RowState::Dead(_) => of.dead += 1,
+                RowState::Sent | RowState::Expired => {}
+            }
+        }
+        Ok(by_kind.into_values().collect())
     }
 
     async fn woken(&self) {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use threepid_domain::model::{
-    Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, Claimed, IdentityServerName,
-    KeyedHash, LeaseId, MessageId, OutboxMessage, RemoteSession, SessionRecord, Settlement, Sid, SpentProof,
-    Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
+    Address, AuditEntry, AuditQuery, Backlog, Binding, BindingKey, Challenge, Change, Claimed,
+    IdentityServerName, KeyedHash, LeaseId, MessageId, OutboxMessage, RemoteSession, SessionRecord,
+    Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId, ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use tokio::sync::Notify;
@@ -342,6 +342,22 @@ impl Outbox for JsonStore {
         });
         let Ok(settled) = settled.await?;
         Ok(settled)
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, Unavailable> {
+        let mut by_kind: BTreeMap<&str, Backlog> = BTreeMap::new();
+        for Row { message, dead, .. } in &self.state().await?.messages {
+            let kind = message.payload.kind();
+            let nothing = || Backlog { kind: kind.to_owned(), owed: 0, oldest: None, dead: 0 };
+            let of = by_kind.entry(kind).or_insert_with(nothing);
+            if dead.is_some() {
+                of.dead += 1;
+            } else {
+                of.owed += 1;
+                of.oldest = Some(of.oldest.map_or(message.created_at, |at| at.min(message.created_at)));
+            }
+        }
+        Ok(by_kind.into_values().collect())
     }
 
     async fn woken(&self) {

@@ -206,6 +206,7 @@ macro_rules! outbox_contract {
                 a_message_is_settled_once_per_claim
                 settling_what_is_not_there_answers_false
                 one_settlement_touches_one_message
+                what_is_owed_and_what_is_dead_is_counted_by_kind
                 a_newer_message_that_mirrors_an_account_replaces_one_that_waits
                 a_message_that_mirrors_and_is_being_tried_is_not_replaced
                 leases_and_counts_outlive_a_restart

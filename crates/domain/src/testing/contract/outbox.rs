@@ -258,6 +258,38 @@ pub async fn one_settlement_touches_one_message(backend: &Backend) {
     assert_eq!(left, ["a", "c"]);
 }
 
+/// What was sent or has expired is not counted; what is claimed is, and so is what waits for its time.
+pub async fn what_is_owed_and_what_is_dead_is_counted_by_kind(backend: &Backend) {
+    let outbox = &*backend.outbox;
+    let counted = async || {
+        let backlog = outbox.backlog().await.expect("the outbox answers").into_iter();
+        let there = backlog.filter(|of| (of.owed, of.dead) != (0, 0));
+        there.map(|of| (of.kind, of.owed, of.oldest, of.dead)).collect::<Vec<_>>()
+    };
+    assert_eq!(counted().await, []);
+    for (id, at) in [("sent", 0), ("dead", 1), ("expired", 2), ("retried", 3), ("claimed", 4)] {
+        owe(backend, message(id, later(at))).await;
+    }
+    owe(backend, message("waits", later(60_000))).await;
+    owe_mirror(backend, mirror_of("@alice:example.org", "mirror", later(5))).await;
+    let (mail, mirror) = ("validation_mail".to_owned(), "mirror".to_owned());
+    let mirrors = (mirror, 1, Some(later(5)), 0);
+    assert_eq!(counted().await, [mirrors.clone(), (mail.clone(), 6, Some(NOW), 0)]);
+    assert_eq!(claim(outbox, later(10), "lease", 10).await.len(), 6);
+    assert_eq!(
+        counted().await,
+        [mirrors.clone(), (mail.clone(), 6, Some(NOW), 0)],
+        "claimed, and owed still"
+    );
+    assert!(settle(outbox, "sent", "lease", Settlement::Sent).await);
+    assert!(settle(outbox, "dead", "lease", Settlement::Dead { reason: "550".to_owned() }).await);
+    assert!(settle(outbox, "expired", "lease", Settlement::Expired).await);
+    assert!(settle(outbox, "retried", "lease", retry(later(90_000))).await);
+    assert_eq!(counted().await, [mirrors, (mail.clone(), 3, Some(later(3)), 1)]);
+    assert!(settle(outbox, "mirror", "lease", Settlement::Sent).await);
+    assert_eq!(counted().await, [(mail, 3, Some(later(3)), 1)]);
+}
+
 /// A process that starts anew neither takes a message that another holds nor forgets how often it was tried.
 pub async fn leases_and_counts_outlive_a_restart(backend: &Backend) {
     owe(backend, message("message", NOW)).await;

@@ -10,9 +10,9 @@ use futures_util::FutureExt;
 
 use super::{Backend, BoxFuture, MailBackend, outbox as outbox_kit, store as store_kit};
 use crate::model::{
-    Address, AuditEntry, AuditQuery, Binding, Challenge, Change, Claimed, IdentityServerName, KeyedHash,
-    LeaseId, MessageId, RemoteSession, Settlement, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
-    ValidationSession,
+    Address, AuditEntry, AuditQuery, Backlog, Binding, Challenge, Change, Claimed, IdentityServerName,
+    KeyedHash, LeaseId, MessageId, RemoteSession, Settlement, Sid, SpentProof, Threepid, Timestamp,
+    UnitOfWork, UserId, ValidationSession,
 };
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use crate::testing::{MemoryStore, RecordingMailer};
@@ -93,6 +93,8 @@ enum Flaw {
     SettlesEverything,
     /// Tries at once what should wait.
     RetriesAtOnce,
+    /// Counts messages as owed only until they are claimed.
+    CountsTheUnclaimed,
     /// Hears only what happens while it listens.
     SleepsThroughBells,
 }
@@ -321,6 +323,17 @@ impl Outbox for Broken {
         Ok(settled || self.flaw == Flaw::SettlesEverything)
     }
 
+    async fn backlog(&self) -> Result<Vec<Backlog>, Unavailable> {
+        let mut backlog = self.inner.backlog().await?;
+        if self.flaw == Flaw::CountsTheUnclaimed {
+            let claimed = self.inner.outbox_rows().iter().filter(|row| row.lease.is_some()).count();
+            for of in &mut backlog {
+                of.owed = of.owed.saturating_sub(u64::try_from(claimed).unwrap_or(u64::MAX));
+            }
+        }
+        Ok(backlog)
+    }
+
     async fn woken(&self) {
         if self.flaw == Flaw::SleepsThroughBells {
             pending::<()>().await;
@@ -431,6 +444,7 @@ async fn an_outbox_that_settles_wrongly_is_caught() {
     assert!(catches!(outbox_kit::a_lost_lease_settles_nothing, Flaw::SettlesEverything));
     assert!(catches!(outbox_kit::a_message_is_settled_once_per_claim, Flaw::SettlesEverything));
     assert!(catches!(outbox_kit::a_message_to_be_tried_again_waits_for_its_time, Flaw::RetriesAtOnce));
+    assert!(catches!(outbox_kit::what_is_owed_and_what_is_dead_is_counted_by_kind, Flaw::CountsTheUnclaimed));
 }
 
 #[test]
