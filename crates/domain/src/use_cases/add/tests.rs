@@ -193,7 +193,11 @@ async fn a_conflict_is_decided_anew_on_what_is_stored_by_then() {
     let mut answers = vec![Ok(()), Err(CommitError::Conflict(Conflict::StaleSession))];
     store.expect_session().times(2).returning(move |_| Ok(Some(proven.clone())));
     store.expect_commit().times(2).returning(move |unit| {
-        assert_eq!(unit.changes().len(), 2, "the proof is spent where the address is added");
+        assert_eq!(
+            unit.changes().len(),
+            3,
+            "the proof is spent where the address is added and that is remembered"
+        );
         answers.pop().unwrap()
     });
     assert!(on(store).add(Fixture::add_of(ALICE, &sid, "secret")).await.is_ok());
