@@ -35,3 +35,9 @@ docs:
 # Install the real peers of the tests.
 peers:
     tests/setup
+
+# Bring the program into each state that an alert is about, until a real Prometheus has fired every one of them.
+alerts:
+    cargo build --workspace --all-features
+    cargo test --workspace --all-features --test stories alerts::
+    cat target/test-artifacts/alerts.txt

@@ -1,5 +1,6 @@
 //! The stories: black-box tests with the real peers, one module per subject.
 
+mod alerts;
 mod audit;
 mod bad_input;
 mod command_line;
@@ -11,6 +12,7 @@ mod identity_server;
 mod import;
 mod main_thread;
 mod mirror;
+mod monitoring;
 mod peers;
 mod postgres;
 mod reauthentication;

@@ -9,6 +9,7 @@ mod node;
 mod postgres;
 mod process;
 mod program;
+mod prometheus;
 mod smtp;
 mod sydent;
 mod synapse;
@@ -23,6 +24,7 @@ pub use process::{
     wait_until,
 };
 pub use program::Program;
+pub use prometheus::{Prometheus, check_rules, test_rules};
 pub use smtp::{CapturedMail, SmtpMode, SmtpSecurity, SmtpServer, SmtpServerBuilder};
 pub use sydent::{IdentityAccount, Sydent};
 pub use synapse::{Synapse, SynapseBuilder, User};

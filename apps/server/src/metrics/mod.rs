@@ -25,7 +25,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use prometheus_client::encoding::prometheus_text::{self, encode};
 use prometheus_client::registry::Registry;
-use threepid_domain::model::TrustedServers;
+use threepid_domain::model::{Payload, TrustedServers};
 use threepid_domain::ports::{
     AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, Mirror, Outbox, RateLimiter,
     Reauthentication, Store, Unavailable,
@@ -61,7 +61,7 @@ struct Backlog {
     outbox: Arc<dyn Outbox>,
     clock: Arc<dyn Clock>,
     counted: tokio::sync::Mutex<Option<Instant>>,
-    /// A kind of which nothing is owed any more is 0, not what it was.
+    /// Those that are known, and those that were ever met: a kind of which nothing is owed is 0, not what it was.
     kinds: Mutex<BTreeSet<String>>,
 }
 
@@ -128,8 +128,8 @@ impl Metrics {
 
     pub(crate) fn watch_outbox(&self, outbox: &Arc<dyn Outbox>, clock: &Arc<dyn Clock>) {
         let (outbox, clock) = (Arc::clone(outbox), Arc::clone(clock));
-        let backlog =
-            Backlog { outbox, clock, counted: tokio::sync::Mutex::default(), kinds: Mutex::default() };
+        let kinds = Mutex::new(Payload::KINDS.map(str::to_owned).into());
+        let backlog = Backlog { outbox, clock, counted: tokio::sync::Mutex::default(), kinds };
         // Metrics that two servers share tell of the first one's outbox.
         let _ = self.0.backlog.set(backlog);
     }
