@@ -60,6 +60,21 @@ impl Prometheus {
         serde_json::from_str(&text).map_err(|error| PeerError::new(format!("{path}: {error}: {text}")))
     }
 
+    /// What an expression comes to now: its series.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer, or the expression is none.
+    pub async fn query(&self, expression: &str) -> Result<Vec<Value>, PeerError> {
+        let query = [("query", expression)];
+        let answer = self.client.get(format!("{}/api/v1/query", self.base_url)).query(&query).send().await?;
+        let answer: Value = answer.json().await?;
+        match answer["data"]["result"].as_array() {
+            Some(series) if answer["status"] == "success" => Ok(series.clone()),
+            _ => Err(PeerError::new(format!("{expression}: {answer}"))),
+        }
+    }
+
     /// The labels of each alert that fires now.
     ///
     /// # Errors
