@@ -41,3 +41,9 @@ alerts:
     cargo build --workspace --all-features
     cargo test --workspace --all-features --test stories alerts::
     cat target/test-artifacts/alerts.txt
+
+# matrix-rust-sdk through nginx beside Synapse. It takes minutes to build, in a workspace of its own.
+matrix-rust-sdk:
+    cargo build --locked --manifest-path tests/matrix-rust-sdk/Cargo.toml --target-dir target/matrix-rust-sdk
+    cargo build --locked --workspace --all-features --bins
+    target/debug/sdk target/matrix-rust-sdk/debug/threepid-matrix-rust-sdk

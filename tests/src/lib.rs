@@ -5,4 +5,5 @@
 //! story fails without its peers, it is never skipped.
 
 pub mod peers;
+pub mod schemas;
 pub mod server;

@@ -1,8 +1,9 @@
 //! The server under test: the built program with a settings file, a database of its own and a free port, and the
 //! requests that its clients make.
 //!
-//! Three things hold in every story, so they are watched here and nowhere else: no answer is a 500, every answer of
-//! the API is JSON with CORS headers, and nothing secret that went through these requests stands in the log.
+//! Four things hold in every story, so they are watched here and nowhere else: no answer is a 500, every answer of
+//! the API is JSON with CORS headers, it has the shape that the specification gives it, and nothing secret that went
+//! through these requests stands in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use crate::peers::{PeerError, Program, SmtpServer, free_port, server_program, temp_folder, wait_until};
+use crate::schemas;
 
 /// The list of an account's contacts, and where they are added.
 pub const THREEPIDS: &str = "/_matrix/client/v3/account/3pid";
@@ -474,11 +476,12 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// There is no answer, it is a 500, or one of the API that is no JSON or has no CORS headers.
+    /// There is no answer, it is a 500, or one of the API that is no JSON, has no CORS headers, or has another shape
+    /// than the specification gives it.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer, PeerError> {
         let request = request.build()?;
-        let path = request.url().path().to_owned();
-        let has_no_body = matches!(*request.method(), Method::HEAD | Method::OPTIONS);
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let has_no_body = matches!(method, Method::HEAD | Method::OPTIONS);
         let is_api = path.starts_with("/_matrix/") || path == SUBMIT_TOKEN;
         let response = self.client.execute(request).await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -487,6 +490,9 @@ impl Server {
         let is_json = answer.header("content-type") == "application/json" && answer.json().is_object();
         if answer.status == 500 || (is_api && !(has_cors && (is_json || has_no_body))) {
             return Err(PeerError::new(format!("{path} must not be answered like this: {answer:?}")));
+        }
+        if is_api && !has_no_body {
+            schemas::check(&method, &path, status, &answer.json())?;
         }
         Ok(answer)
     }

@@ -1,11 +1,13 @@
 //! The stories: black-box tests with the real peers, one module per subject.
 
+mod account_states;
 mod alerts;
 mod audit;
 mod bad_input;
 mod command_line;
 mod confirm_page;
 mod deploy;
+mod endpoints;
 mod homeserver;
 mod identity_contract;
 mod identity_server;

@@ -119,6 +119,36 @@ async fn a_completed_challenge_opens_no_other_session_and_serves_no_other_user()
 }
 
 #[tokio::test]
+async fn a_completed_challenge_sent_many_times_at_once_adds_one_address() -> Story {
+    let homeserver = shared_homeserver().await?;
+    let alice = homeserver.new_user().await?;
+    let (smtp, server) = beside(homeserver).await?;
+    let (token, secret) = (alice.access_token.as_str(), "secret-of-alice");
+    let first = server.prove(&smtp, "first@example.org", secret).await?;
+    let second = server.prove(&smtp, "second@example.org", secret).await?;
+    let session = challenged(&add(&server, token, &first, secret, Value::Null).await?)?;
+    let auth = password(&alice, &alice.password, &session);
+    // One challenge, answered once, and everything that could be got with it at the same moment.
+    let sent = (0..12).map(|number| {
+        let sid = if number % 3 == 2 { &second } else { &first };
+        add(&server, token, sid, secret, auth.clone())
+    });
+    let answers = futures_util::future::join_all(sent).await;
+    let mut added = 0;
+    for (number, answer) in answers.into_iter().enumerate() {
+        let answer = answer?;
+        if number % 3 != 2 && answer.status == 200 {
+            added += 1;
+        } else {
+            assert_ne!(challenged(&answer)?, session, "{number}: what is spent is asked for anew");
+        }
+    }
+    assert!(added > 0);
+    assert_eq!(server.list(token).await?.addresses(), ["first@example.org"]);
+    Ok(server.end().await?)
+}
+
+#[tokio::test]
 async fn a_grace_period_of_the_homeserver_is_no_proof() -> Story {
     let homeserver = Synapse::builder().settings("ui_auth: { session_timeout: 1h }").start().await?;
     let alice = homeserver.new_user().await?;
