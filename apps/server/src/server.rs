@@ -57,7 +57,8 @@ impl App {
         let _stop_at_the_end = stop.clone().drop_guard();
         let mut relay = tokio::spawn(run_relay(self.worker(), stop.clone()));
         let connections = GracefulShutdown::new();
-        let doors = Doors::new(http::standalone(&self.api, extra), &self.api.settings);
+        let router = http::standalone(&self.api, extra);
+        let doors = Doors::new(router, &self.api.settings, self.api.metrics.clone());
         tokio::select! {
             () = shutdown => {}
             () = doors.accept(&listener, &connections) => {}
@@ -89,8 +90,9 @@ impl Metrics {
     /// Serves [`Metrics::router`] on `listener` until `shutdown`. It takes a few connections at a time, since it is for
     /// whoever watches over this server and for nobody else.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let doors =
-            Doors::new(self.router(), &HttpSettings { max_connections: 16, ..HttpSettings::default() });
+        let settings = HttpSettings { max_connections: 16, ..HttpSettings::default() };
+        // Whoever watches is not watched.
+        let doors = Doors::new(self.router(), &settings, None);
         let connections = GracefulShutdown::new();
         tokio::select! {
             () = shutdown => {}
@@ -122,15 +124,20 @@ struct Doors {
     router: Router,
     http: http1::Builder,
     free: Arc<Semaphore>,
+    metrics: Option<Metrics>,
 }
 
 impl Doors {
-    fn new(router: Router, settings: &HttpSettings) -> Self {
+    fn new(router: Router, settings: &HttpSettings, metrics: Option<Metrics>) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(settings.header_timeout)
             .max_buf_size(settings.max_header_bytes.max(8 * 1024));
-        Self { router, http, free: Arc::new(Semaphore::new(settings.max_connections.max(1))) }
+        let most = settings.max_connections.max(1);
+        if let Some(metrics) = &metrics {
+            metrics.requests().connections_at_most(most);
+        }
+        Self { router, http, free: Arc::new(Semaphore::new(most)), metrics }
     }
 
     /// Accepts connections for ever.
@@ -161,8 +168,9 @@ impl Doors {
             router.clone().call(request)
         });
         let connection = watcher.watch(self.http.serve_connection(TokioIo::new(stream), service));
+        let counted = self.metrics.as_ref().map(|metrics| metrics.requests().connected());
         tokio::spawn(async move {
-            let _permit = permit;
+            let (_permit, _counted) = (permit, counted);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }

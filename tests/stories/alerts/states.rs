@@ -48,6 +48,7 @@ pub(super) async fn bring_about() -> Outcome<Vec<State>> {
         database_locked().await?,
         over_the_limit().await?,
         tokens_guessed().await?,
+        connections_held().await?,
         panicking().await?,
     ])
 }
@@ -239,6 +240,28 @@ async fn tokens_guessed() -> Outcome<State> {
     };
     let mut state = state("tokens are guessed", Server::builder().mail_to(&smtp), ask).await?;
     state._kept.push(Box::new(smtp));
+    Ok(state)
+}
+
+/// Somebody opens every connection that there may be, and says nothing on them. The server's own metrics do not suffer.
+async fn connections_held() -> Outcome<State> {
+    let builder = Server::builder().set("http.max_connections", 3);
+    let nothing = |_server: Arc<Server>, _count: u64| std::future::ready(());
+    let mut state = state("silent connections", builder, nothing).await?;
+    let server = state._kept.first().and_then(|kept| kept.downcast_ref::<Arc<Server>>());
+    let address = server.map(|server| server.base_url().replace("http://", "")).ok_or("there is a server")?;
+    for _ in 0..6 {
+        let address = address.clone();
+        state._tasks.spawn(async move {
+            loop {
+                if let Ok(mut silent) = tokio::net::TcpStream::connect(&address).await {
+                    // Until the server has had enough of it.
+                    let _ = silent.read(&mut [0; 1]).await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
     Ok(state)
 }
 

@@ -56,6 +56,11 @@ pub(super) struct RouteLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StateLabels {
+    pub(super) state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct KindLabels {
     pub(super) kind: &'static str,
 }
@@ -128,6 +133,7 @@ pub(super) struct Families {
     pub(super) requests: Counters<RequestLabels>,
     pub(super) request_seconds: Times<RouteLabels>,
     pub(super) in_flight: Gauge,
+    pub(super) clients: Family<StateLabels, Gauge>,
     pub(super) panics: Counter,
     pub(super) queued: Counters<KindLabels>,
     pub(super) tries: Counters<TryLabels>,
@@ -175,6 +181,12 @@ impl Families {
                 "http_requests_in_flight",
                 "Requests being answered now",
                 Gauge::default(),
+            ),
+            clients: registered(
+                r,
+                "http_connections",
+                "Connections of clients: open, and the most there may be",
+                Family::default(),
             ),
             panics: registered(
                 r,

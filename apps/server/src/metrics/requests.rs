@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::families::{Families, RequestLabels, RouteLabels};
+use super::families::{Families, RequestLabels, RouteLabels, StateLabels};
 
 /// Methods by name; a client may make up others.
 const METHODS: [&str; 7] = ["GET", "POST", "OPTIONS", "HEAD", "PUT", "DELETE", "other"];
@@ -28,10 +28,17 @@ struct Route {
     answers: RwLock<Vec<(u16, Counter)>>,
 }
 
-/// Counts a request as being answered until it is dropped, whether with an answer or without.
-pub(crate) struct InFlight(Gauge);
+/// Counts a request as being answered, or a connection as open, until it is dropped, however it ended.
+pub(crate) struct Held(Gauge);
 
-impl Drop for InFlight {
+impl Held {
+    fn one_of(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -43,9 +50,20 @@ impl Requests {
     }
 
     /// A request has come.
-    pub(crate) fn begun(&self) -> InFlight {
-        self.families.in_flight.inc();
-        InFlight(self.families.in_flight.clone())
+    pub(crate) fn begun(&self) -> Held {
+        Held::one_of(self.families.in_flight.clone())
+    }
+
+    /// There may be so many connections.
+    pub(crate) fn connections_at_most(&self, most: usize) {
+        drop(self.families.clients.get_or_create(&StateLabels { state: "open" }));
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        self.families.clients.get_or_create(&StateLabels { state: "most" }).set(most);
+    }
+
+    /// A client has connected.
+    pub(crate) fn connected(&self) -> Held {
+        Held::one_of(self.families.clients.get_or_create_owned(&StateLabels { state: "open" }))
     }
 
     /// A request of this route was answered.

@@ -41,20 +41,22 @@ fn token_request(email: &str) -> String {
     json!({ "client_secret": "secret", "email": email, "send_attempt": 1 }).to_string()
 }
 
+/// Scrapes until it is so.
+async fn eventually(metrics: &Metrics, is_so: impl Fn(&str) -> bool) {
+    let scraped = async {
+        while !is_so(&metrics.render().await) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(10), scraped).await;
+    assert!(in_time.is_ok(), "{}", metrics.render().await);
+}
+
 async fn deliver(server: &Server, until: impl Fn(&str) -> bool, metrics: &Metrics) {
     let Some(worker) = server.app.worker() else { panic!("there is an outbox") };
     let stop = CancellationToken::new();
     let relay = tokio::spawn(worker.run(stop.clone()));
-    let delivered = async {
-        while !until(&metrics.render().await) {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(
-        tokio::time::timeout(Duration::from_secs(10), delivered).await.is_ok(),
-        "{}",
-        metrics.render().await
-    );
+    eventually(metrics, until).await;
     stop.cancel();
     assert!(relay.await.is_ok());
 }
@@ -144,7 +146,9 @@ async fn what_the_relay_delivers_and_what_waits_is_counted() {
     server.post(REQUEST_TOKEN, "", token_request("sent@example.org")).await;
     let sent = r#"threepid_message_tries_total{kind="validation_mail",outcome="sent"}"#;
     deliver(&server, |text| value(text, sent).as_deref() == Some("1"), &metrics).await;
-    tokio::time::sleep(super::COUNTED_ANEW_AFTER).await;
+    let dead_now = r#"threepid_messages{kind="validation_mail",state="dead"}"#;
+    // What is owed is counted anew only after a while.
+    eventually(&metrics, |text| value(text, dead_now).as_deref() == Some("1")).await;
     assert_counts(
         &metrics,
         &[
@@ -198,6 +202,7 @@ async fn panics_refusals_and_identity_servers_that_are_down_are_counted() {
 /// Everything that a server can tell.
 async fn all_families() -> BTreeSet<String> {
     let (server, metrics) = counting();
+    metrics.requests().connections_at_most(7);
     metrics.watch_pools(|| vec![PoolState { name: "writer", open: 1, idle: 1, most: 1 }]);
     server.post(REQUEST_TOKEN, "", token_request("a@example.org")).await;
     let sent = r#"threepid_message_tries_total{kind="validation_mail",outcome="sent"}"#;
@@ -248,6 +253,23 @@ async fn a_scrape_is_answered_while_storage_is_down() {
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn connections_of_clients_are_counted_while_they_are_open() -> Result<(), Box<dyn std::error::Error>> {
+    let (server, metrics) = counting();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let serving = tokio::spawn(server.app.clone().serve(listener, None, std::future::pending()));
+    for open in [2, 0] {
+        let connections: Vec<_> = (0..open).map(|_| tokio::net::TcpStream::connect(address)).collect();
+        let _connections = futures_util::future::join_all(connections).await;
+        let series = r#"threepid_http_connections{state="open"}"#;
+        eventually(&metrics, |text| value(text, series) == Some(open.to_string())).await;
+    }
+    assert_counts(&metrics, &[(r#"threepid_http_connections{state="most"}"#, "4096")]).await;
+    serving.abort();
+    Ok(())
 }
 
 #[test]
