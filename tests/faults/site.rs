@@ -139,9 +139,15 @@ fn usual_settings(database_url: &str, smtp_port: u16) -> Vec<(String, String)> {
     set("MAIL__SMTP__SECURITY", "none");
     set("MAIL__SMTP__TIMEOUT", "1s");
     set("MAIL__SMTP__SEND_TIMEOUT", "2s");
-    for limit in ["PER_CLIENT", "PER_ADDRESS"] {
-        set(&format!("LIMITS__REQUEST_TOKEN_{limit}__PER_SECOND"), "100000");
-        set(&format!("LIMITS__REQUEST_TOKEN_{limit}__BURST"), "100000");
+    set("LIMITS__MAILS_PER_HOUR", "0");
+    for limit in [
+        "REQUEST_TOKEN_PER_CLIENT",
+        "REQUEST_TOKEN_PER_ADDRESS",
+        "SUBMIT_PER_CLIENT",
+        "FAILED_TOKENS_PER_CLIENT",
+    ] {
+        set(&format!("LIMITS__{limit}__PER_SECOND"), "100000");
+        set(&format!("LIMITS__{limit}__BURST"), "100000");
     }
     set("RELAY__FIRST_RETRY", "200ms");
     set("RELAY__LONGEST_RETRY", "1s");

@@ -89,7 +89,13 @@ impl ServerBuilder {
         ]
         .map(|(name, text)| (name.to_owned(), Value::from(text).to_string()))
         .into();
-        for limit in ["request_token_per_client", "request_token_per_address"] {
+        settings.insert("limits.mails_per_hour".to_owned(), "0".to_owned());
+        for limit in [
+            "request_token_per_client",
+            "request_token_per_address",
+            "submit_per_client",
+            "failed_tokens_per_client",
+        ] {
             settings.insert(format!("limits.{limit}.per_second"), "1000.0".to_owned());
             settings.insert(format!("limits.{limit}.burst"), "100000".to_owned());
         }

@@ -109,7 +109,7 @@ async fn the_life_of_an_address_is_the_same_in_every_generation() -> Story {
     let smtp = SmtpServer::start().await?;
     let server = Server::builder()
         .mail_to(&smtp)
-        .set("limits.password_per_account.burst", 1000)
+        .set("limits.failed_reauthentication_per_account.burst", 1000)
         .set("addresses.deny", "[{ domain = \"denied.example\" }]")
         .set("identity_servers", "[{ name = \"id.example.org\", base_url = \"http://127.0.0.1:1\" }]")
         .start()

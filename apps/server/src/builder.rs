@@ -8,7 +8,7 @@ use threepid_domain::ports::{
     RateLimiter, Reauthentication, Secrets, Store, Templates,
 };
 use threepid_domain::use_cases::{
-    ConfirmLinks, Contacts, ContactsPorts, Policy, Relay, RelayPorts, RetryPolicy,
+    ConfirmLinks, Contacts, ContactsPorts, Policy, Relay, RelayPorts, RetryPolicy, WhoAsks,
 };
 use url::Url;
 
@@ -280,6 +280,7 @@ impl Builder {
         let policy =
             Policy { sends_mail: self.mailer.is_some(), mirrors: self.mirror.is_some(), ..self.policy };
         let request_ids = secrets.new_message_id().as_str().to_owned();
+        let who_asks = WhoAsks::new(access_tokens, self.capabilities, Arc::clone(&rate_limiter));
         let ports = ContactsPorts {
             store: Arc::clone(&store),
             clock,
@@ -289,17 +290,8 @@ impl Builder {
             reauthentication: self.reauthentication,
         };
         let contacts = Contacts::new(ports, policy);
-        let api = Api::new(
-            contacts,
-            store,
-            access_tokens,
-            self.capabilities,
-            templates,
-            links,
-            self.http,
-            self.metrics,
-            &request_ids,
-        );
+        let api =
+            Api::new(contacts, store, who_asks, templates, links, self.http, self.metrics, &request_ids);
         Ok(App { api, worker })
     }
 }

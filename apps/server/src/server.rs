@@ -309,6 +309,14 @@ mod tests {
             }
             Ok(Verdict::Allowed)
         }
+
+        async fn look(&self, _limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
+            Ok(Verdict::Allowed)
+        }
+
+        async fn give_back(&self, _limit: Limit, _subject: String) -> Result<(), Unavailable> {
+            Ok(())
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use threepid_adapters::identity_server::{
 use threepid_adapters::lettre::{
     self, FileMailer, InvalidSmtpSettings, MemoryMailer, SmtpMailer, SmtpSecurity, SmtpSettings,
 };
-use threepid_adapters::limits::{self, GovernorLimiter, LimitSettings};
+use threepid_adapters::limits::{InvalidLimit, LimitSettings, Limiter, Rate};
 use threepid_adapters::outbound::OutboundSettings;
 use threepid_adapters::sea_orm::{
     ConnectSettings, Database, LocalAccounts, LocalReauthentication, PoolUse, SeaOrmStore, Tls,
@@ -20,15 +20,15 @@ use threepid_adapters::synapse_import::SynapseContacts;
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_style_csp_hash};
 use threepid_domain::model::{AccessToken, AuditEntry, AuditQuery, DeviceId, Sid, UserId};
 use threepid_domain::ports::{
-    AccessTokens, HomeserverCapabilities, Mailer, RateLimiter, Reauthentication, Secrets as _, Store as _,
+    AccessTokens, HomeserverCapabilities, Limit, Mailer, Reauthentication, Secrets as _, Store as _,
 };
 use threepid_domain::use_cases::{Importer, ImporterPorts};
 use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
 
 use crate::cli::Failure;
 use crate::config::{
-    Accounts, Config, DatabaseTls, HomeserverAccounts, IdentityConfig, KeySource, MailTransport,
-    MirrorConfig, Rate, Security, Sender, SmtpServer,
+    Accounts, Allowance, Config, DatabaseTls, HomeserverAccounts, IdentityConfig, KeySource, Limits,
+    MailTransport, MirrorConfig, Security, Sender, SmtpServer,
 };
 use crate::demo::{Caught, Letter};
 
@@ -90,14 +90,13 @@ impl Opened {
         metrics: Option<Metrics>,
     ) -> Result<App, Failure> {
         let store = Arc::new(SeaOrmStore::new(self.database.clone()));
-        let limiter: Arc<dyn RateLimiter> = Arc::new(limiter(config)?);
-        let asking = self.asking(config, &limiter)?;
+        let asking = self.asking(config)?;
         let style = page_style_csp_hash().trim_matches('\'').to_owned();
         let mut builder = Builder::new(config.public_base_url.clone())
             .store(Arc::clone(&store) as _)
             .outbox(store)
             .access_tokens(asking.access_tokens)
-            .rate_limiter(limiter)
+            .rate_limiter(Arc::new(self.limiter(config)?))
             .templates(Arc::new(templates(config)?))
             .clock(Arc::clone(&self.clock) as _)
             .secrets(Arc::clone(&self.secrets) as _)
@@ -129,7 +128,7 @@ impl Opened {
     }
 
     /// Who knows accounts: the homeserver, or our own table.
-    fn asking(&self, config: &Config, limiter: &Arc<dyn RateLimiter>) -> Result<Asking, Failure> {
+    fn asking(&self, config: &Config) -> Result<Asking, Failure> {
         let secrets = Arc::clone(&self.secrets);
         Ok(match &config.accounts {
             Accounts::Homeserver(accounts) => {
@@ -146,15 +145,17 @@ impl Opened {
                 let accounts = self.accounts.clone();
                 Asking {
                     access_tokens: Arc::new(accounts.clone()),
-                    reauthentication: Arc::new(LocalReauthentication::new(
-                        accounts,
-                        Arc::clone(limiter),
-                        new_session,
-                    )),
+                    reauthentication: Arc::new(LocalReauthentication::new(accounts, new_session)),
                     capabilities: None,
                 }
             }
         })
+    }
+
+    /// Limits whose shared ones are counted in the database.
+    fn limiter(&self, config: &Config) -> Result<Limiter, Failure> {
+        let (clock, shared) = (Arc::clone(&self.clock) as _, Arc::new(self.database.clone()));
+        Limiter::sharing(&limit_settings(&config.limits), clock, shared).map_err(invalid_limit)
     }
 
     /// Gives an account of our own a password.
@@ -256,7 +257,7 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
         MailTransport::File { sender, .. } => drop(mailboxes(sender)?),
         MailTransport::None => {}
     }
-    limiter(config)?;
+    Limiter::in_memory(&limit_settings(&config.limits), Arc::new(SystemClock)).map_err(invalid_limit)?;
     templates(config)?;
     if let Accounts::Homeserver(accounts) = &config.accounts {
         homeserver(accounts)?;
@@ -383,18 +384,19 @@ fn smtp_settings(sender: &Sender, server: &SmtpServer) -> SmtpSettings {
     }
 }
 
-fn limiter(config: &Config) -> Result<GovernorLimiter, Failure> {
-    let rate = |rate: &Rate| limits::Rate { per_second: rate.per_second, burst: rate.burst };
-    let settings = LimitSettings {
-        request_token_per_client: rate(&config.limits.request_token_per_client),
-        request_token_per_address: rate(&config.limits.request_token_per_address),
-        password_per_account: limits::Rate {
-            per_second: config.limits.password_per_account.per_second,
-            burst: config.limits.password_per_account.burst,
-        },
-        max_subjects: config.limits.max_subjects,
-    };
-    GovernorLimiter::new(settings).map_err(|error| Failure::setting("limits", &error))
+fn invalid_limit(error: InvalidLimit) -> Failure {
+    Failure::setting("limits", &error)
+}
+
+fn limit_settings(limits: &Limits) -> LimitSettings {
+    let settings = LimitSettings::default().remembering(limits.max_subjects);
+    Limit::ALL.iter().fold(settings, |settings, limit| {
+        let rate = match limits.allowance(*limit) {
+            Allowance::Rate { per_second, burst } => Some(Rate { per_second, burst }),
+            Allowance::PerHour(most) => Rate::per_hour(most),
+        };
+        settings.with(*limit, rate)
+    })
 }
 
 fn templates(config: &Config) -> Result<MinijinjaTemplates, Failure> {
@@ -472,4 +474,14 @@ fn homeserver_at(settings: &HomeserverSettings, base_url: &str) -> Result<Homese
         };
         Failure::setting(setting, &error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_by_default_are_those_of_the_adapter() {
+        assert_eq!(limit_settings(&Limits::default()), LimitSettings::default());
+    }
 }

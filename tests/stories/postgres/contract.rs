@@ -2,7 +2,13 @@
 
 #![expect(clippy::expect_used, reason = "without a backend there is nothing to test")]
 
-use threepid_domain::testing::contract::{Backend, Handles};
+use std::sync::Arc;
+
+use threepid_adapters::limits::{LimitSettings, Limiter, Rate};
+use threepid_domain::ports::{Limit, RateLimiter};
+use threepid_domain::testing::FixedClock;
+use threepid_domain::testing::contract::rate_limiter::kit_rate;
+use threepid_domain::testing::contract::{Backend, Handles, LimiterBackend};
 
 async fn fresh() -> Backend {
     let url = super::empty().await.expect("there is a database");
@@ -23,4 +29,27 @@ mod store {
 
 mod outbox {
     threepid_domain::outbox_contract!(super::fresh());
+}
+
+async fn limiter(url: &str, clock: Arc<FixedClock>) -> Arc<dyn RateLimiter> {
+    let database = super::migrated(url).await.expect("the database opens");
+    let (per_second, burst) = kit_rate();
+    let rate = Some(Rate { per_second, burst });
+    let settings =
+        Limit::ALL.iter().fold(LimitSettings::default(), |settings, limit| settings.with(*limit, rate));
+    Arc::new(Limiter::sharing(&settings, clock, Arc::new(database)).expect("the kit's rates are rates"))
+}
+
+async fn fresh_limiter() -> LimiterBackend {
+    let url = super::empty().await.expect("there is a database");
+    let clock = Arc::new(FixedClock::default());
+    let first = limiter(&url, clock.clone()).await;
+    LimiterBackend::new(first, clock.clone(), move || {
+        let (url, clock) = (url.clone(), clock.clone());
+        async move { limiter(&url, clock).await }
+    })
+}
+
+mod rate_limiter {
+    threepid_domain::rate_limiter_contract!(super::fresh_limiter());
 }

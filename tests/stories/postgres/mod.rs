@@ -47,10 +47,14 @@ fn settings(url: &str) -> ConnectSettings {
     ConnectSettings { connections: 4, ..ConnectSettings::new(url) }
 }
 
-async fn open(url: &str) -> Result<Arc<SeaOrmStore>, Box<dyn Error + Send + Sync>> {
+async fn migrated(url: &str) -> Result<Database, Box<dyn Error + Send + Sync>> {
     let database = Database::connect(&settings(url)).await?;
     database.migrate().await?;
-    Ok(Arc::new(SeaOrmStore::new(database)))
+    Ok(database)
+}
+
+async fn open(url: &str) -> Result<Arc<SeaOrmStore>, Box<dyn Error + Send + Sync>> {
+    Ok(Arc::new(SeaOrmStore::new(migrated(url).await?)))
 }
 
 fn user(name: &str) -> Result<UserId, Box<dyn Error + Send + Sync>> {

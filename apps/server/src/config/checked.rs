@@ -16,14 +16,12 @@ use url::Url;
 
 use super::Problem;
 use super::database::DatabaseConfig;
+use super::limits::Limits;
 use super::settings::{self, Settings};
 use super::values::{
     self, AccountsChoice, AddressRule, BaseUrl, DatabaseUrl, DeprecatedAddChoice, LogFormat, Mailbox,
     ReauthenticationChoice, Secret, Security, Span, Transport, TrustedIdentityServer, ValidationChoice,
 };
-
-/// A limit that takes longer to come back is no rate.
-const LONGEST_REFILL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A client waits for its deletion so long.
 const LONGEST_UNBIND: Duration = Duration::from_secs(10);
@@ -42,7 +40,7 @@ pub(crate) struct Config {
     pub(crate) mirror: Option<MirrorConfig>,
     pub(crate) mail: MailConfig,
     pub(crate) policy: Policy,
-    pub(crate) limits: settings::Limits,
+    pub(crate) limits: Limits,
     pub(crate) http: HttpSettings,
     pub(crate) retry: RetryPolicy,
     /// How many mails are sent at a time.
@@ -209,24 +207,7 @@ impl Config {
             validated: judge.positive("lifetimes.validated", settings.lifetimes.validated),
         };
         let http = judge.http(settings.http);
-        let settings::Limits {
-            request_token_per_client,
-            request_token_per_address,
-            password_per_account,
-            ..
-        } = &settings.limits;
-        for (name, per_second, burst) in [
-            ("request_token_per_client", request_token_per_client.per_second, request_token_per_client.burst),
-            (
-                "request_token_per_address",
-                request_token_per_address.per_second,
-                request_token_per_address.burst,
-            ),
-            ("password_per_account", password_per_account.per_second, password_per_account.burst),
-        ] {
-            judge.rate(&format!("limits.{name}"), per_second, burst);
-        }
-        judge.must(settings.limits.max_subjects >= 2, "limits.max_subjects", "must be at least 2");
+        judge.limits(&settings.limits);
         judge.must(settings.relay.concurrency > 0, "relay.concurrency", "must be at least 1");
         let retry = judge.retry(&settings.relay, settings.mail.smtp.send_timeout);
         let level = settings.log.level;
@@ -319,18 +300,6 @@ impl Judge {
     pub(super) fn positive(&mut self, setting: &str, span: Span) -> Duration {
         self.must(!span.0.is_zero(), setting, "must be longer than zero, such as \"30s\"");
         span.0
-    }
-
-    fn rate(&mut self, section: &str, per_second: f64, burst: u32) {
-        let sound = per_second.is_finite() && per_second > 0.0;
-        self.must(sound, &format!("{section}.per_second"), "must be more than 0, such as 0.003");
-        self.must(burst > 0, &format!("{section}.burst"), "must be at least 1");
-        let refill = f64::from(burst) / per_second;
-        self.must(
-            !sound || refill <= LONGEST_REFILL.as_secs_f64(),
-            &format!("{section}.per_second"),
-            "is so low that burst takes more than a year to come back",
-        );
     }
 
     fn http(&mut self, http: settings::Http) -> HttpSettings {

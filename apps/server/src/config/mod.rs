@@ -8,6 +8,7 @@ mod database;
 mod declare;
 pub(crate) mod document;
 mod env;
+mod limits;
 mod settings;
 mod values;
 
@@ -25,7 +26,7 @@ pub(crate) use checked::{
     Sender, SmtpServer,
 };
 pub(crate) use env::CONFIG;
-pub(crate) use settings::Rate;
+pub(crate) use limits::{Allowance, Limits};
 pub(crate) use values::{DatabaseTls, LogFormat, Security};
 
 use env::Environment;

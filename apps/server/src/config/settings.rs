@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::declare::settings;
+use super::limits::Limits;
 use super::values::{
     AccountsChoice, AddressRule, BaseUrl, DatabaseTls, DatabaseUrl, DeprecatedAddChoice, ForwardingHeader,
     LogFormat, Mailbox, Network, ReauthenticationChoice, Secret, Security, Span, Transport,
@@ -242,42 +243,6 @@ settings! {
         token: Span = Span::seconds(60 * 60),
         /// A proven session that was not used yet, from its proof. More than zero.
         validated: Span = Span::seconds(24 * 60 * 60),
-    }
-}
-
-settings! {
-    /// `[limits]`
-    Limits {
-        /// How many clients and addresses each limit remembers, about 150 bytes each. At least 2.
-        max_subjects: usize = 100_000,
-    }
-    sections {
-        /// Requests for a token from one client address.
-        request_token_per_client: Rate,
-        /// Requests for a token to one email address.
-        request_token_per_address: Rate,
-        /// Passwords tried for one account in the database, right ones included.
-        password_per_account: PasswordRate,
-    }
-}
-
-settings! {
-    /// How often.
-    Rate {
-        /// How many a second, in the long run. More than zero.
-        per_second: f64 = 0.003,
-        /// How many at once, before that rate applies. At least 1.
-        burst: u32 = 5,
-    }
-}
-
-settings! {
-    /// How often a password is tried.
-    PasswordRate {
-        /// How many a second, in the long run. More than zero.
-        per_second: f64 = 0.17,
-        /// How many at once, before that rate applies. At least 1.
-        burst: u32 = 3,
     }
 }
 

@@ -157,7 +157,12 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("signing_key.homeserver = \"a.example\"", "signing_key.file", "is required with"),
         ("deprecated_add = true", "deprecated_add", "expected"),
         ("changes = \"no\"", "changes", "boolean"),
-        ("limits.password_per_account.burst = 0", "limits.password_per_account.burst", "at least 1"),
+        (
+            "limits.failed_reauthentication_per_account.burst = 0",
+            "limits.failed_reauthentication_per_account.burst",
+            "at least 1",
+        ),
+        ("limits.mails_per_hour = 1", "limits.mails_per_hour", "at least 2"),
         ("database.url = \"mysql://localhost/db\"", "database.url", "sqlite://"),
         ("database.url = \"sqlite::memory:\"", "database.url", "a path"),
         ("database.url = \"postgres://a@b/c\"", "server_key.value", "is required with PostgreSQL"),

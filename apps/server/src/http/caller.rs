@@ -31,7 +31,7 @@ impl FromRequestParts<Api> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let Shown(credentials) = Shown::from_request_parts(parts, api).await?;
         let freshness = if parts.method.is_safe() { Freshness::ForReading } else { Freshness::ForChange };
-        let caller = api.access_tokens.whose(credentials.clone(), freshness).await?;
+        let caller = api.who_asks.whose(credentials.clone(), freshness).await?;
         if caller.is_guest { Err(ApiError::Guest) } else { Ok(Self { user_id: caller.user_id, credentials }) }
     }
 }

@@ -16,7 +16,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 use serde_json::value::RawValue;
-use threepid_domain::ports::{AnswerAsWritten, Freshness};
+use threepid_domain::ports::AnswerAsWritten;
 use threepid_domain::use_cases::Changes;
 
 use super::Api;
@@ -29,14 +29,10 @@ const CHANGES: &str = "m.3pid_changes";
 /// Says what the server can do. Guests may know it, too.
 pub(crate) async fn handle(State(api): State<Api>, Shown(credentials): Shown) -> Result<Response, ApiError> {
     let changes = json!({ "enabled": api.contacts.changes() == Changes::Permitted });
-    match &api.capabilities {
-        Some(homeserver) => {
-            let answer = homeserver.capabilities(credentials).await?;
-            Ok(passed_on(answer, &changes.to_string()))
-        }
+    match api.who_asks.capabilities(credentials).await? {
+        Some(answer) => Ok(passed_on(answer, &changes.to_string())),
         // Without a homeserver there is nothing else to be had.
         None => {
-            api.access_tokens.whose(credentials, Freshness::ForReading).await?;
             let capabilities = json!({ CHANGES: changes, "m.change_password": { "enabled": false } });
             Ok(json_response(StatusCode::OK, &json!({ "capabilities": capabilities })))
         }

@@ -12,6 +12,7 @@ use threepid_domain::use_cases::{Door, SubmitToken, SubmitTokenError};
 
 use super::Api;
 use super::caller::query_value;
+use super::client_ip::ClientIp;
 use super::error::{ApiError, set_retry_after};
 use super::json::read_body;
 use super::page::{page, redirect};
@@ -27,7 +28,11 @@ pub(crate) async fn show(State(api): State<Api>, RawQuery(query): RawQuery) -> R
 }
 
 /// Judges the token of the form.
-pub(crate) async fn submit(State(api): State<Api>, request: Request) -> Response {
+pub(crate) async fn submit(
+    State(api): State<Api>,
+    ClientIp(client_ip): ClientIp,
+    request: Request,
+) -> Response {
     let form = match read_body(request, &api).await {
         Ok(form) => form,
         Err(error) => return page(&api, error.status(), Page::Failed),
@@ -35,13 +40,15 @@ pub(crate) async fn submit(State(api): State<Api>, request: Request) -> Response
     let Some((sid, token)) = proof(&String::from_utf8_lossy(&form)) else {
         return page(&api, StatusCode::BAD_REQUEST, Page::Failed);
     };
-    let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link };
+    let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link, client_ip };
     match api.finish(|contacts| async move { contacts.submit_token(submit).await }).await {
         Ok(confirmed) => match confirmed.next_link {
             Some(link) => redirect(&api, &link.with_sid(&sid)),
             None => page(&api, StatusCode::OK, Page::Confirmed),
         },
-        Err(error @ SubmitTokenError::Unavailable(_)) => try_again(&api, &error.into()),
+        Err(error @ (SubmitTokenError::Limited(_) | SubmitTokenError::Unavailable(_))) => {
+            try_again(&api, &error.into())
+        }
         Err(SubmitTokenError::Incorrect | SubmitTokenError::Expired) => {
             page(&api, StatusCode::BAD_REQUEST, Page::Failed)
         }

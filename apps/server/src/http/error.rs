@@ -14,10 +14,10 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use threepid_domain::model::RemoteRefusal;
-use threepid_domain::ports::{Unavailable, WhoseTokenError};
+use threepid_domain::ports::{OverLimit, Unavailable, WhoseTokenError};
 use threepid_domain::use_cases::{
     AddError, AddReauthenticatedError as AgainError, BindError, DeleteError, RequestTokenError,
-    SubmitTokenError, UnbindError,
+    SubmitTokenError, UnbindError, WhoAsksError,
 };
 
 /// When a client may try again once something cannot answer.
@@ -50,6 +50,8 @@ pub(crate) enum ApiError {
     MissingToken,
     #[error("a guest asked")]
     Guest,
+    #[error(transparent)]
+    Limited(#[from] OverLimit),
     #[error(transparent)]
     WhoseToken(#[from] WhoseTokenError),
     #[error(transparent)]
@@ -105,7 +107,10 @@ impl ApiError {
             Self::RequestToken(RequestTokenError::InUse) => {
                 (400, "M_THREEPID_IN_USE", "The address belongs to an account already")
             }
-            Self::RequestToken(RequestTokenError::Limited { .. }) => {
+            Self::Limited(_)
+            | Self::RequestToken(RequestTokenError::Limited(_))
+            | Self::SubmitToken(SubmitTokenError::Limited(_))
+            | Self::AddReauthenticated(AgainError::Limited(_)) => {
                 (429, "M_LIMIT_EXCEEDED", "Too many requests; wait, then try again")
             }
             Self::SubmitToken(SubmitTokenError::Incorrect) => {
@@ -211,10 +216,21 @@ impl ApiError {
         Some((StatusCode::from_u16(*status).ok().filter(passed_on)?, body))
     }
 
+    /// The limit of ours that the client is over.
+    pub(crate) fn over_limit(&self) -> Option<&OverLimit> {
+        match self {
+            Self::Limited(over)
+            | Self::RequestToken(RequestTokenError::Limited(over))
+            | Self::SubmitToken(SubmitTokenError::Limited(over))
+            | Self::AddReauthenticated(AgainError::Limited(over)) => Some(over),
+            _ => None,
+        }
+    }
+
     /// How long a client waits before it tries again, where waiting helps.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match (self, self.refusal()) {
-            (Self::RequestToken(RequestTokenError::Limited { retry_after }), _) => Some(*retry_after),
+        match (self.over_limit(), self.refusal()) {
+            (Some(over), _) => Some(over.retry_after),
             (_, Some((_, body))) => {
                 body.get("retry_after_ms").and_then(Value::as_u64).map(Duration::from_millis)
             }
@@ -251,11 +267,20 @@ impl ApiError {
         let mut body = Map::new();
         body.insert("errcode".to_owned(), errcode.into());
         body.insert("error".to_owned(), error.into());
-        if let Self::RequestToken(RequestTokenError::Limited { retry_after }) = self {
-            let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+        if let Some(OverLimit { retry_after, .. }) = self.over_limit() {
+            let ms = u64::try_from(retry_after.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
             body.insert("retry_after_ms".to_owned(), ms.into());
         }
         body
+    }
+}
+
+impl From<WhoAsksError> for ApiError {
+    fn from(error: WhoAsksError) -> Self {
+        match error {
+            WhoAsksError::Limited(over) => over.into(),
+            WhoAsksError::Whose(error) => error.into(),
+        }
     }
 }
 

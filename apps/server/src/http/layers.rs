@@ -209,10 +209,20 @@ mod tests {
 
     #[async_trait]
     impl RateLimiter for Gate {
-        async fn take(&self, _limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
-            self.reached.notify_one();
-            self.open.notified().await;
+        async fn take(&self, limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
+            if limit == Limit::RequestTokenPerAddress {
+                self.reached.notify_one();
+                self.open.notified().await;
+            }
             Ok(Verdict::Allowed)
+        }
+
+        async fn look(&self, _limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
+            Ok(Verdict::Allowed)
+        }
+
+        async fn give_back(&self, _limit: Limit, _subject: String) -> Result<(), Unavailable> {
+            Ok(())
         }
     }
 

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use threepid_domain::ports::{AccessTokens, HomeserverCapabilities, Store, Templates};
-use threepid_domain::use_cases::{ConfirmLinks, Contacts};
+use threepid_domain::ports::{Store, Templates};
+use threepid_domain::use_cases::{ConfirmLinks, Contacts, WhoAsks};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -48,8 +48,7 @@ pub(crate) struct Api(Arc<Parts>);
 pub(crate) struct Parts {
     contacts: Contacts,
     store: Arc<dyn Store>,
-    access_tokens: Arc<dyn AccessTokens>,
-    capabilities: Option<Arc<dyn HomeserverCapabilities>>,
+    who_asks: WhoAsks,
     templates: Arc<dyn Templates>,
     links: ConfirmLinks,
     pub(crate) settings: HttpSettings,
@@ -75,8 +74,7 @@ impl Api {
     pub(crate) fn new(
         contacts: Contacts,
         store: Arc<dyn Store>,
-        access_tokens: Arc<dyn AccessTokens>,
-        capabilities: Option<Arc<dyn HomeserverCapabilities>>,
+        who_asks: WhoAsks,
         templates: Arc<dyn Templates>,
         links: ConfirmLinks,
         settings: HttpSettings,
@@ -87,8 +85,7 @@ impl Api {
         Self(Arc::new(Parts {
             contacts,
             store,
-            access_tokens,
-            capabilities,
+            who_asks,
             templates,
             links,
             settings,

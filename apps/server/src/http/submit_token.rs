@@ -12,6 +12,7 @@ use threepid_domain::model::{ClientSecret, Sid, Token};
 use threepid_domain::use_cases::{Door, SubmitToken};
 
 use super::Api;
+use super::client_ip::ClientIp;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object, parse_sid};
 
@@ -35,9 +36,10 @@ impl FromJson for Body {
 /// Judges the token.
 pub(crate) async fn handle(
     State(api): State<Api>,
+    ClientIp(client_ip): ClientIp,
     Json(Body { sid, client_secret, token }): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let submit = SubmitToken { sid, token, door: Door::Client(client_secret) };
+    let submit = SubmitToken { sid, token, door: Door::Client(client_secret), client_ip };
     api.finish(|contacts| async move { contacts.submit_token(submit).await }).await?;
     Ok(json_response(StatusCode::OK, &json!({ "success": true })))
 }

@@ -144,7 +144,7 @@ impl Server {
     /// A session whose address is proven.
     pub(crate) async fn proven(&self, email: &str, client_secret: &str) -> Sid {
         let (sid, token) = self.pending(email, client_secret).await;
-        let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link };
+        let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link, client_ip: None };
         self.app.api.contacts.submit_token(submit).await.expect("the token is right");
         sid
     }

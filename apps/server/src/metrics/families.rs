@@ -109,7 +109,7 @@ pub(super) struct ServerLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LimitLabels {
-    pub(super) limit: String,
+    pub(super) limit: &'static str,
     pub(super) verdict: &'static str,
 }
 

@@ -224,9 +224,9 @@ impl CountedRateLimiter {
 
     /// Both verdicts' counters, so that a limit which has refused nothing yet says so.
     fn counters(&self, limit: Limit) -> [Counter; 2] {
-        let limit = snake_case(&format!("{limit:?}"));
+        let limit = limit.name();
         ["allowed", "refused"]
-            .map(|verdict| self.verdicts.get_or_create_owned(&LimitLabels { limit: limit.clone(), verdict }))
+            .map(|verdict| self.verdicts.get_or_create_owned(&LimitLabels { limit, verdict }))
     }
 }
 
@@ -241,16 +241,18 @@ impl RateLimiter for CountedRateLimiter {
         };
         Ok(verdict)
     }
-}
 
-/// `RequestTokenPerClient` as `request_token_per_client`, which is what the setting is called.
-pub(super) fn snake_case(name: &str) -> String {
-    let mut text = String::with_capacity(name.len() + 4);
-    for letter in name.chars() {
-        if letter.is_ascii_uppercase() && !text.is_empty() {
-            text.push('_');
+    /// A look that refuses somebody is a refusal; one that does not is nothing yet.
+    async fn look(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable> {
+        let verdict = self.inner.look(limit, subject).await?;
+        let [_, refused] = self.counters(limit);
+        if verdict != Verdict::Allowed {
+            refused.inc();
         }
-        text.push(letter.to_ascii_lowercase());
+        Ok(verdict)
     }
-    text
+
+    async fn give_back(&self, limit: Limit, subject: String) -> Result<(), Unavailable> {
+        self.inner.give_back(limit, subject).await
+    }
 }

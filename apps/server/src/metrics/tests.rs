@@ -13,7 +13,6 @@ use threepid_domain::testing::{Fixture, Reply, ServerReply};
 use threepid_domain::use_cases::Policy;
 use tokio_util::sync::CancellationToken;
 
-use super::ports::snake_case;
 use super::{Metrics, PoolState};
 use crate::http::testing::{ACCOUNT_3PID, DELETE, REQUEST_TOKEN, Server, request};
 
@@ -270,10 +269,4 @@ async fn connections_of_clients_are_counted_while_they_are_open() -> Result<(), 
     assert_counts(&metrics, &[(r#"threepid_http_connections{state="most"}"#, "4096")]).await;
     serving.abort();
     Ok(())
-}
-
-#[test]
-fn limits_are_called_as_their_settings() {
-    assert_eq!(snake_case("RequestTokenPerClient"), "request_token_per_client");
-    assert_eq!(snake_case("A"), "a");
 }

@@ -1,7 +1,7 @@
 //! Durable storage through sea-orm: sessions, threepids, the outbox, the key's fingerprint, accounts of our own.
 //!
 //! ```text
-//! Database ──connect, migrate, claim_key──▶ an engine and its connections
+//! Database ──connect, migrate, claim_key──▶ an engine and its connections, and the shared counts of limits
 //!    ├── SeaOrmStore     the ports Store and Outbox
 //!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
 //!        └── LocalReauthentication   the port Reauthentication, by their passwords
@@ -18,6 +18,8 @@ mod connection;
 mod engine;
 mod entities;
 mod error;
+#[cfg(feature = "limits")]
+mod limits;
 mod migrations;
 mod outbox;
 mod passwords;

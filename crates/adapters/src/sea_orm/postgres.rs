@@ -3,7 +3,7 @@
 //!
 //! One pool reads and writes, in READ COMMITTED: unique keys and conditional updates decide who came first, and a
 //! transaction that the engine gives up on for a collision is run anew. No connection commits with
-//! `synchronous_commit=off`, since an answer promises that it is durable. Distributed engines that speak the protocol
+//! `synchronous_commit=off`, since an answer promises that it is durable; only counts of limits do. Distributed engines that speak the protocol
 //! will do: nothing here rests on advisory locks, and `LISTEN` is a convenience.
 //!
 //! The table `threepid_database` marks the schema as ours; its one row is what migrations lock.

@@ -1,20 +1,15 @@
 //! Re-authentication of accounts of our own: one flow, one stage, [`m.login.password`].
 //!
-//! Every password that is tried is counted, right ones included, so that guesses which arrive together are counted
-//! before the first is judged.
-//!
 //! [`m.login.password`]: https://spec.matrix.org/v1.18/client-server-api/#password-based
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
-use threepid_domain::model::{RemoteRefusal, UserId};
+use threepid_domain::model::UserId;
 use threepid_domain::ports::{
-    Answered, AskedAgain, ChallengeToPassOn, Limit, RateLimiter, Reauthentication, ReauthenticationError,
-    Verdict,
+    Answered, AskedAgain, ChallengeToPassOn, Reauthentication, ReauthenticationError,
 };
 
 use super::LocalAccounts;
@@ -25,7 +20,6 @@ const PASSWORD: &str = "m.login.password";
 #[derive(Clone)]
 pub struct LocalReauthentication {
     accounts: LocalAccounts,
-    rate_limiter: Arc<dyn RateLimiter>,
     new_session: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
@@ -36,27 +30,9 @@ impl fmt::Debug for LocalReauthentication {
 }
 
 impl LocalReauthentication {
-    /// Asks for the passwords of `accounts`, as often as `rate_limiter` allows ([`Limit::PasswordPerAccount`]).
-    /// `new_session` names a challenge: at least 128 random bits.
-    pub fn new(
-        accounts: LocalAccounts,
-        rate_limiter: Arc<dyn RateLimiter>,
-        new_session: impl Fn() -> String + Send + Sync + 'static,
-    ) -> Self {
-        Self { accounts, rate_limiter, new_session: Arc::new(new_session) }
-    }
-
-    /// Whether the account's password is this one.
-    async fn is_right(
-        &self,
-        user: &UserId,
-        password: &str,
-        hash: String,
-    ) -> Result<bool, ReauthenticationError> {
-        match self.rate_limiter.take(Limit::PasswordPerAccount, user.as_str().to_owned()).await? {
-            Verdict::Allowed => Ok(self.accounts.passwords().verify(password.to_owned(), hash).await?),
-            Verdict::RetryAfter(wait) => Err(ReauthenticationError::Refused(slow_down(wait))),
-        }
+    /// Asks for the passwords of `accounts`. `new_session` names a challenge: at least 128 random bits.
+    pub fn new(accounts: LocalAccounts, new_session: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { accounts, new_session: Arc::new(new_session) }
     }
 }
 
@@ -85,7 +61,7 @@ impl Reauthentication for LocalReauthentication {
         let hash = hash.ok_or(ReauthenticationError::NotAsked)?;
         let is_right = match (text("type"), text("password")) {
             (Some(PASSWORD), Some(password)) if names(&auth, &asked.user_id) => {
-                self.is_right(&asked.user_id, password, hash).await?
+                self.accounts.passwords().verify(password.to_owned(), hash).await?
             }
             _ => false,
         };
@@ -121,13 +97,4 @@ fn wrong(session: String) -> ChallengeToPassOn {
     again.body.insert("errcode".to_owned(), "M_FORBIDDEN".into());
     again.body.insert("error".to_owned(), "The user or the password is wrong.".into());
     again
-}
-
-fn slow_down(wait: Duration) -> RemoteRefusal {
-    let mut body = Map::new();
-    body.insert("errcode".to_owned(), "M_LIMIT_EXCEEDED".into());
-    body.insert("error".to_owned(), "Too many passwords were tried; try again later.".into());
-    let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-    body.insert("retry_after_ms".to_owned(), ms.into());
-    RemoteRefusal { status: 429, body }
 }

@@ -29,7 +29,7 @@ pub use identity_server::{
 pub use mailer::{DeliveryError, Mail, Mailer};
 pub use mirror::Mirror;
 pub use outbox::Outbox;
-pub use rate_limiter::{Limit, RateLimiter, Verdict};
+pub use rate_limiter::{EVERYBODY, Limit, OverLimit, RateLimiter, Scope, Verdict};
 pub use reauthentication::{
     Answered, AskedAgain, ChallengeToPassOn, Reauthentication, ReauthenticationError,
 };

@@ -6,15 +6,59 @@ use async_trait::async_trait;
 
 use super::Unavailable;
 
-/// What is limited. The rates are the adapter's settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Limit {
+/// Declares every limit once, with the name under which it is a setting, a row and a label.
+macro_rules! limits {
+    ($( $(#[doc = $doc:literal])+ $limit:ident = $name:literal, $scope:ident; )+) => {
+        /// What is limited. The rates are the operator's settings.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Limit {
+            $( $(#[doc = $doc])+ $limit, )+
+        }
+
+        impl Limit {
+            /// Every limit, in the order of their `as usize`.
+            pub const ALL: &'static [Self] = &[$(Self::$limit),+];
+
+            /// The limit's name: of its setting, of what is counted under it, and of it in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$limit => $name, )+ }
+            }
+
+            /// Who has to know of an act.
+            pub const fn scope(self) -> Scope {
+                match self { $( Self::$limit => Scope::$scope, )+ }
+            }
+        }
+    };
+}
+
+limits! {
     /// Requests for a token from one client address.
-    RequestTokenPerClient,
+    RequestTokenPerClient = "request_token_per_client", Process;
     /// Requests for a token to one threepid.
-    RequestTokenPerAddress,
-    /// Passwords tried for one account, right ones included.
-    PasswordPerAccount,
+    RequestTokenPerAddress = "request_token_per_address", Shared;
+    /// Validation mails to anybody. It has one subject, [`EVERYBODY`].
+    MailsInAll = "mails_per_hour", Shared;
+    /// Tokens given back from one client address, right ones included.
+    SubmitPerClient = "submit_per_client", Process;
+    /// Tokens given back to one session, right ones included.
+    SubmitPerSession = "submit_per_session", Process;
+    /// Access tokens from one client address that were nobody's.
+    FailedTokensPerClient = "failed_tokens_per_client", Process;
+    /// Wrong answers to the question who is asking, for one account.
+    FailedReauthenticationPerAccount = "failed_reauthentication_per_account", Shared;
+}
+
+/// The subject of a limit that is everybody's together.
+pub const EVERYBODY: &str = "everybody";
+
+/// Who has to know of an act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Each process counts for itself, and begins anew when it starts.
+    Process,
+    /// Every instance on the same storage, and those that start later.
+    Shared,
 }
 
 /// Whether it may be done now.
@@ -26,16 +70,58 @@ pub enum Verdict {
     RetryAfter(Duration),
 }
 
-/// Counts what is done.
+/// Somebody is over a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("over the limit {}", .limit.name())]
+pub struct OverLimit {
+    /// Which one.
+    pub limit: Limit,
+    /// When to try again.
+    pub retry_after: Duration,
+}
+
+impl Verdict {
+    /// The verdict as a result.
+    ///
+    /// # Errors
+    /// [`OverLimit`] where it may not be done now.
+    pub fn over(self, limit: Limit) -> Result<(), OverLimit> {
+        match self {
+            Self::Allowed => Ok(()),
+            Self::RetryAfter(retry_after) => Err(OverLimit { limit, retry_after }),
+        }
+    }
+}
+
+/// Counts what is done. A subject is a client address's text, a keyed hash in hexadecimal, a user ID, a sid of ours, or
+/// [`EVERYBODY`].
 ///
-/// An adapter MUST count each `subject` of each limit on its own, MUST let a subject act again once `RetryAfter` has
-/// passed, and MUST bound its memory however many subjects there are.
+/// An adapter:
+/// - MUST count each `subject` of each limit on its own, and each act, however many come at once;
+/// - MUST let a subject act again once `RetryAfter` has passed, and MUST NOT refuse it for longer than an empty count
+///   takes to fill, and a minute, where the clock was set back;
+/// - MUST count acts under a [`Scope::Shared`] limit together with those of every instance on the same storage, and
+///   MUST know them after a restart; a machine that fails may forget the last moments;
+/// - MUST bound its memory however many subjects there are;
+/// - MUST NOT give back more than was taken.
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait RateLimiter: Send + Sync {
-    /// Counts one act of `subject`: a client address's text, a keyed hash in hexadecimal, or a user ID.
+    /// Counts one act of `subject`, if it may be done.
     ///
     /// # Errors
     /// [`Unavailable`] when it cannot count now.
     async fn take(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable>;
+
+    /// Whether `subject` may act now, without counting anything.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it cannot tell now.
+    async fn look(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable>;
+
+    /// Takes one act of `subject` back, which proved to be none that counts.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it cannot count now.
+    async fn give_back(&self, limit: Limit, subject: String) -> Result<(), Unavailable>;
 }

@@ -223,7 +223,8 @@ impl Fixture {
     /// # Errors
     /// [`SubmitTokenError`], as the command.
     pub async fn submit(&self, sid: &Sid, token: Token) -> Result<Confirmed, SubmitTokenError> {
-        self.contacts.submit_token(SubmitToken { sid: sid.clone(), token, door: Door::Link }).await
+        let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link, client_ip: None };
+        self.contacts.submit_token(submit).await
     }
 
     /// A session whose address is proven.

@@ -3,8 +3,8 @@
 //! Each fake keeps its port's MUSTs, so that a command tested on fakes meets what it will meet in service; each can
 //! also be told to fail. [`Fixture`] wires them all. [`contract`] holds the cases that say whether an adapter keeps
 //! its promises; [`store_contract!`](crate::store_contract), [`outbox_contract!`](crate::outbox_contract),
-//! [`mailer_contract!`](crate::mailer_contract) and [`identity_server_contract!`](crate::identity_server_contract) run
-//! them in one line.
+//! [`rate_limiter_contract!`](crate::rate_limiter_contract), [`mailer_contract!`](crate::mailer_contract) and
+//! [`identity_server_contract!`](crate::identity_server_contract) run them in one line.
 //!
 //! Nothing here belongs into a running server: [`CountedSecrets`] can be guessed.
 

@@ -13,4 +13,12 @@ impl RateLimiter for OpenLimiter {
     async fn take(&self, _limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
         Ok(Verdict::Allowed)
     }
+
+    async fn look(&self, _limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
+        Ok(Verdict::Allowed)
+    }
+
+    async fn give_back(&self, _limit: Limit, _subject: String) -> Result<(), Unavailable> {
+        Ok(())
+    }
 }

@@ -12,8 +12,8 @@ use crate::model::{
     UserId,
 };
 use crate::ports::{
-    Answered, AskedAgain, ChallengeToPassOn, CommitError, Conflict, Credentials, Reauthentication,
-    ReauthenticationError, Unavailable,
+    Answered, AskedAgain, ChallengeToPassOn, CommitError, Conflict, Credentials, Limit, OverLimit,
+    Reauthentication, ReauthenticationError, Unavailable,
 };
 
 /// Who adds what, and what they answer to the challenge.
@@ -56,6 +56,9 @@ pub enum AddReauthenticatedError {
     /// The homeserver refused; its answer is passed on whole.
     #[error("the homeserver refused with status {}", .0.status)]
     Refused(RemoteRefusal),
+    /// Too many wrong answers for this account.
+    #[error(transparent)]
+    Limited(#[from] OverLimit),
     /// The address was not added for a reason of its own.
     #[error(transparent)]
     Add(#[from] AddError),
@@ -64,6 +67,18 @@ pub enum AddReauthenticatedError {
 impl From<Unavailable> for AddReauthenticatedError {
     fn from(error: Unavailable) -> Self {
         Self::Add(error.into())
+    }
+}
+
+impl AddReauthenticatedError {
+    /// Whether whoever asked was asked who they are, and was wrong. A challenge of which more is to be answered is no
+    /// such thing: homeservers put an `errcode` beside it only where the last answer was wrong.
+    fn is_wrong_answer(&self) -> bool {
+        match self {
+            Self::Challenged(challenge) => challenge.body.contains_key("errcode"),
+            Self::Refused(refusal) => matches!(refusal.status, 401 | 403),
+            _ => false,
+        }
     }
 }
 
@@ -87,10 +102,32 @@ impl Contacts {
             return Err(AddReauthenticatedError::ChangesForbidden);
         }
         let challenge = match &self.reauthentication {
-            Some(port) => Some(self.reauthenticate(port.as_ref(), &add).await?),
+            Some(port) => Some(self.reauthenticate_within_limit(port.as_ref(), &add).await?),
             None => None,
         };
         self.spend_both(&add, challenge.as_ref()).await
+    }
+
+    /// As [`Contacts::reauthenticate`], as often as an account may be wrong. An answer is counted before it is judged, so
+    /// that guesses which come together are counted too, and given back where it was not wrong.
+    async fn reauthenticate_within_limit(
+        &self,
+        port: &dyn Reauthentication,
+        add: &AddReauthenticated,
+    ) -> Result<Challenge, AddReauthenticatedError> {
+        if add.auth.is_none() {
+            return self.reauthenticate(port, add).await;
+        }
+        let (limit, subject) = (Limit::FailedReauthenticationPerAccount, add.user_id.as_str());
+        self.take::<AddReauthenticatedError>(limit, subject.to_owned()).await?;
+        let judged = self.reauthenticate(port, add).await;
+        if !judged.as_ref().is_err_and(AddReauthenticatedError::is_wrong_answer) {
+            // At worst it counts as one that was wrong; the answer itself is worth more.
+            if let Err(error) = self.rate_limiter.give_back(limit, subject.to_owned()).await {
+                tracing::warn!(error = %error.source, "an answer that was not wrong stays counted");
+            }
+        }
+        judged
     }
 
     /// The challenge that was answered; it is not spent yet.

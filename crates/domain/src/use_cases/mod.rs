@@ -9,13 +9,16 @@ mod audit;
 mod bind;
 mod delete;
 mod deliver;
+mod held_back;
 mod import;
 mod list;
 mod mirror;
 mod request_email_token;
 mod submit_token;
 mod unbind;
+mod who_asks;
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,10 +33,14 @@ pub use import::{
 pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
 pub use unbind::{Unbind, UnbindError, UnbindResult};
+pub use who_asks::{WhoAsks, WhoAsksError};
+
+use held_back::HeldBack;
 
 use crate::model::{AddressRules, Lifetimes, TrustedServers, UnitOfWork, Validation};
 use crate::ports::{
-    Clock, CommitError, IdentityServer, RateLimiter, Reauthentication, Secrets, Store, Unavailable,
+    Clock, CommitError, IdentityServer, Limit, OverLimit, RateLimiter, Reauthentication, Secrets, Store,
+    Unavailable,
 };
 
 /// What the operator decides about contacts.
@@ -110,6 +117,7 @@ pub struct Contacts {
     policy: Arc<Policy>,
     /// The request that asks, where one does.
     request_id: Option<String>,
+    held_back: Arc<HeldBack>,
 }
 
 /// The ports that [`Contacts`] stands on.
@@ -142,12 +150,21 @@ impl Contacts {
             reauthentication,
             policy: Arc::new(policy),
             request_id: None,
+            held_back: Arc::default(),
         }
     }
 
     /// Whether accounts may change their contacts, as `GET /capabilities` tells.
     pub fn changes(&self) -> Changes {
         self.policy.changes
+    }
+
+    /// Counts one act of `subject`, if it may be done now.
+    async fn take<E>(&self, limit: Limit, subject: String) -> Result<(), E>
+    where
+        E: From<OverLimit> + From<Unavailable>,
+    {
+        Ok(self.rate_limiter.take(limit, subject).await?.over(limit)?)
     }
 
     /// Commits a unit that no other unit can come before.
@@ -157,6 +174,15 @@ impl Contacts {
             Err(CommitError::Conflict(conflict)) => Err(Unavailable::new("store", conflict)),
             Err(CommitError::Unavailable(error)) => Err(error),
         }
+    }
+}
+
+/// Whom a client address is counted as: an IPv6 client has a whole /64 to itself and would otherwise have as many
+/// tries as it likes. An IPv4 address that is written as IPv6 is the IPv4 address.
+fn client_subject(client: IpAddr) -> String {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("{}/64", Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
     }
 }
 
@@ -171,3 +197,24 @@ fn too_many_conflicts() -> Unavailable {
 
 #[cfg(test)]
 mod interleaving;
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that meets nonsense of its own fails")]
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_its_ipv4_address_or_its_ipv6_network() {
+        for (client, counted_as) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::1", "::/64"),
+        ] {
+            assert_eq!(client_subject(client.parse().unwrap()), counted_as);
+        }
+    }
+}

@@ -1,16 +1,16 @@
 //! `POST /account/3pid/email/requestToken`: a client wants to prove an email address.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
-use super::{Changes, Contacts, DECISIONS, too_many_conflicts};
+use super::{Changes, Contacts, DECISIONS, client_subject, too_many_conflicts};
 use crate::model::{
     Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, IssuedToken, NextLink,
     OutboxMessage, Payload, RemoteRefusal, RemoteSession, SendAttempt, Sid, Timestamp, UnitOfWork,
     Validation, ValidationSession,
 };
 use crate::ports::{
-    CommitError, IdentityServerError, Limit, OpenedRemotely, RemoteTokenRequest, Unavailable, Verdict,
+    CommitError, EVERYBODY, IdentityServerError, Limit, OpenedRemotely, OverLimit, RemoteTokenRequest,
+    Unavailable,
 };
 
 /// What the client asks.
@@ -57,11 +57,8 @@ pub enum RequestTokenError {
     #[error("the address is in use")]
     InUse,
     /// Too many requests.
-    #[error("too many requests")]
-    Limited {
-        /// When to try again.
-        retry_after: Duration,
-    },
+    #[error(transparent)]
+    Limited(#[from] OverLimit),
     /// The identity server is not trusted to validate.
     #[error("the identity server is not trusted")]
     ServerNotTrusted,
@@ -91,9 +88,10 @@ impl Contacts {
             return Err(RequestTokenError::Denied);
         }
         if let Some(ip) = request.client_ip {
-            self.take(Limit::RequestTokenPerClient, ip.to_string()).await?;
+            self.take::<RequestTokenError>(Limit::RequestTokenPerClient, client_subject(ip)).await?;
         }
-        self.take(Limit::RequestTokenPerAddress, self.secrets.address_key(&address).to_hex()).await?;
+        let subject = self.secrets.address_key(&address).to_hex();
+        self.take::<RequestTokenError>(Limit::RequestTokenPerAddress, subject).await?;
         if self.store.owner(&address).await?.is_some() {
             return Err(RequestTokenError::InUse);
         }
@@ -152,6 +150,7 @@ impl Contacts {
         address: Address,
     ) -> Result<Opened, RequestTokenError> {
         let key = self.secrets.session_key(&address, &request.client_secret);
+        let mut is_counted = false;
         for _ in 0..DECISIONS {
             let (sid, unit) = match self.store.current_session(key).await? {
                 Some(session) => self.continue_session(session, &request, &address),
@@ -159,6 +158,9 @@ impl Contacts {
             };
             let opened = Opened { sid, submit_url: None };
             let Some(unit) = unit else { return Ok(opened) };
+            if !std::mem::replace(&mut is_counted, true) {
+                self.take_of_all(Limit::MailsInAll).await?;
+            }
             match self.store.commit(unit).await {
                 Ok(()) => return Ok(opened),
                 Err(CommitError::Conflict(_another_request_came_first)) => {}
@@ -168,11 +170,14 @@ impl Contacts {
         Err(too_many_conflicts().into())
     }
 
-    async fn take(&self, limit: Limit, subject: String) -> Result<(), RequestTokenError> {
-        match self.rate_limiter.take(limit, subject).await? {
-            Verdict::Allowed => Ok(()),
-            Verdict::RetryAfter(retry_after) => Err(RequestTokenError::Limited { retry_after }),
+    /// Counts one message of those that everybody has together. What is beyond is refused and not kept for later: its
+    /// token would end before its turn came, and a flood that waits holds up all that comes after it.
+    async fn take_of_all(&self, limit: Limit) -> Result<(), RequestTokenError> {
+        let taken = self.take(limit, EVERYBODY.to_owned()).await;
+        if let Err(RequestTokenError::Limited(over)) = &taken {
+            self.held_back.say(over.limit, self.clock.now());
         }
+        taken
     }
 
     fn continue_session(

@@ -1,8 +1,10 @@
 //! A token comes back: by the page behind the link, or by a client's JSON.
 
-use super::{Contacts, DECISIONS, too_many_conflicts};
+use std::net::IpAddr;
+
+use super::{Contacts, DECISIONS, client_subject, too_many_conflicts};
 use crate::model::{ClientSecret, NextLink, Sid, SubmitRefusal, Token, UnitOfWork};
-use crate::ports::{CommitError, Unavailable};
+use crate::ports::{CommitError, Limit, OverLimit, Unavailable};
 
 /// The token, and for which session.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub struct SubmitToken {
     pub token: Token,
     /// Through which door it came.
     pub door: Door,
+    /// Who gives it back, for the limit per client.
+    pub client_ip: Option<IpAddr>,
 }
 
 /// How a token came back.
@@ -40,6 +44,9 @@ pub enum SubmitTokenError {
     /// The token was right once.
     #[error("the session has expired")]
     Expired,
+    /// Too many tokens were given back.
+    #[error(transparent)]
+    Limited(#[from] OverLimit),
     /// It cannot be done now.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -51,6 +58,10 @@ impl Contacts {
     /// # Errors
     /// [`SubmitTokenError`].
     pub async fn submit_token(&self, submit: SubmitToken) -> Result<Confirmed, SubmitTokenError> {
+        if let Some(ip) = submit.client_ip {
+            self.take::<SubmitTokenError>(Limit::SubmitPerClient, client_subject(ip)).await?;
+        }
+        let mut is_counted = false;
         for _ in 0..DECISIONS {
             let session = self.store.session(&submit.sid).await?;
             let mut session = session.ok_or(SubmitTokenError::Incorrect)?;
@@ -59,6 +70,11 @@ impl Contacts {
                 if !session.was_opened_under(&key) {
                     return Err(SubmitTokenError::Incorrect);
                 }
+            }
+            // Only sessions of ours are counted, so that nobody fills the memory with others.
+            if !std::mem::replace(&mut is_counted, true) {
+                self.take::<SubmitTokenError>(Limit::SubmitPerSession, submit.sid.as_str().to_owned())
+                    .await?;
             }
             let before = session.clone();
             let derive = |generation| self.secrets.token(&submit.sid, generation);

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use own_backends::{json_store::JsonStore, spool_mailer::SpoolMailer};
 use threepid_adapters::homeserver::{Homeserver, HomeserverSettings};
-use threepid_adapters::limits::{GovernorLimiter, LimitSettings};
+use threepid_adapters::limits::{LimitSettings, Limiter};
 use threepid_adapters::secrets::{RingSecrets, ServerKey, SystemClock};
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings};
 use threepid_server::Builder;
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             homeserver.reauthentication(move |user, sid| probing.probe_device_id(user, sid)),
         ))
         .capabilities(Arc::new(homeserver.abilities()))
-        .rate_limiter(Arc::new(GovernorLimiter::new(LimitSettings::default())?))
+        .rate_limiter(Arc::new(Limiter::in_memory(&LimitSettings::default(), Arc::new(SystemClock))?))
         .templates(Arc::new(MinijinjaTemplates::new(&TemplateSettings {
             app_name: "matrix.example.org".to_owned(),
             folder: None,

@@ -7,6 +7,7 @@ mod m0001_first_thread;
 mod m0002_identity_servers;
 mod m0003_passwords;
 mod m0004_audit;
+mod m0005_rate_limits;
 
 use sea_orm::DynIden;
 use sea_orm::sea_query::{Index, IndexCreateStatement, IntoIden};
@@ -16,13 +17,14 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 pub(super) const SCHEMA_TABLE: &str = "schema_migration";
 
 /// Every table that the steps make.
-pub(super) const TABLES: [&str; 11] = [
+pub(super) const TABLES: &[&str] = &[
     "account",
     "account_token",
     "audit",
     "binding",
     "challenge",
     "outbox",
+    "rate_limit",
     "remote_session",
     "server_key",
     "spent_proof",
@@ -40,6 +42,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_identity_servers::Step),
             Box::new(m0003_passwords::Step),
             Box::new(m0004_audit::Step),
+            Box::new(m0005_rate_limits::Step),
         ]
     }
 

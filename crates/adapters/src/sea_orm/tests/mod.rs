@@ -3,6 +3,8 @@
 mod accounts;
 mod connect;
 mod contract;
+#[cfg(feature = "limits")]
+mod limits;
 mod outbox;
 mod reauthentication;
 mod store;

@@ -1,14 +1,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
 use serde_json::{Map, Value, json};
 use threepid_domain::model::{AccessToken, KeyedHash, Sid};
-use threepid_domain::ports::{
-    Answered, AskedAgain, Credentials, Limit, Reauthentication, ReauthenticationError, Verdict,
-};
-use threepid_domain::testing::{FixedClock, ScriptedLimiter};
+use threepid_domain::ports::{Answered, AskedAgain, Credentials, Reauthentication, ReauthenticationError};
+use threepid_domain::testing::FixedClock;
 
 use super::{TestResult, open, user};
 use crate::sea_orm::{Database, LocalAccounts, LocalReauthentication, SetPasswordError};
@@ -17,7 +14,6 @@ const SALT: [u8; 16] = *b"salt of 16 bytes";
 
 struct Stage {
     accounts: LocalAccounts,
-    limiter: Arc<ScriptedLimiter>,
     port: LocalReauthentication,
 }
 
@@ -28,10 +24,10 @@ async fn stage(database: &Database) -> Result<Stage, Box<dyn std::error::Error +
     accounts.add(&user("alice")?).await?;
     accounts.add(&user("bob")?).await?;
     accounts.set_password(&user("alice")?, "right", SALT).await?;
-    let (limiter, count) = (Arc::new(ScriptedLimiter::default()), AtomicU32::new(0));
+    let count = AtomicU32::new(0);
     let new_session = move || format!("session{}", count.fetch_add(1, Ordering::Relaxed));
-    let port = LocalReauthentication::new(accounts.clone(), limiter.clone(), new_session);
-    Ok(Stage { accounts, limiter, port })
+    let port = LocalReauthentication::new(accounts.clone(), new_session);
+    Ok(Stage { accounts, port })
 }
 
 fn asked(name: &str) -> Result<AskedAgain, Box<dyn std::error::Error + Send + Sync>> {
@@ -76,8 +72,6 @@ async fn the_right_password_proves_under_every_name_that_is_the_users() -> TestR
     ] {
         assert_eq!(stage.port.answer(asked("alice")?, right.clone()).await?, Answered::Proven, "{right:?}");
     }
-    let counted = (Limit::PasswordPerAccount, "@alice:example.org".to_owned());
-    assert_eq!(stage.limiter.taken(), vec![counted; 4]);
     Ok(())
 }
 
@@ -116,26 +110,6 @@ async fn who_only_asks_how_far_it_is_gets_the_challenge_again() -> TestResult {
     let answered = stage.port.answer(asked("alice")?, auth(json!({"session": "given"}))).await?;
     let Answered::Again(again) = answered else { return Err("no answer is no proof".into()) };
     assert!(again.session == "given" && !again.body.contains_key("errcode"));
-    assert!(stage.limiter.taken().is_empty());
-    Ok(())
-}
-
-#[tokio::test]
-async fn over_the_limit_no_password_is_right() -> TestResult {
-    let folder = tempfile::tempdir()?;
-    let stage = stage(&open(&folder).await?).await?;
-    stage.limiter.next_is(Verdict::RetryAfter(Duration::from_millis(5882)));
-    let right = by(json!({"type": "m.id.user", "user": "alice"}), "right");
-    let Err(ReauthenticationError::Refused(refusal)) =
-        stage.port.answer(asked("alice")?, right.clone()).await
-    else {
-        return Err("it is refused".into());
-    };
-    assert_eq!((refusal.status, refusal.errcode()), (429, Some("M_LIMIT_EXCEEDED")));
-    assert_eq!(refusal.body["retry_after_ms"], json!(5882));
-    stage.limiter.next_is_unavailable();
-    let uncounted = stage.port.answer(asked("alice")?, right).await;
-    assert!(matches!(uncounted, Err(ReauthenticationError::Unavailable(_))), "{uncounted:?}");
     Ok(())
 }
 

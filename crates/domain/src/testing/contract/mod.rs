@@ -28,6 +28,7 @@
 pub mod identity_server;
 pub mod mailer;
 pub mod outbox;
+pub mod rate_limiter;
 pub mod store;
 
 use std::any::Any;
@@ -35,6 +36,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 pub use mailer::{Arrived, Hop, HopMood, Inbox, MailBackend};
+pub use rate_limiter::LimiterBackend;
 
 use super::lock;
 use crate::ports::{Outbox, Store};
@@ -217,6 +219,25 @@ macro_rules! outbox_contract {
                 a_lease_has_one_heir
                 woken_returns_for_a_message_owed_while_waiting
             ]
+        }
+    };
+}
+
+/// Runs every case of the limiter's contract; give it an async expression that makes a fresh
+/// [`LimiterBackend`](crate::testing::contract::LimiterBackend) under the kit's rates.
+#[macro_export]
+macro_rules! rate_limiter_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { rate_limiter, $backend,
+            [
+                a_burst_is_allowed_and_then_one_act_per_interval
+                each_subject_of_each_limit_is_counted_on_its_own
+                a_look_tells_and_counts_nothing
+                no_more_is_given_back_than_was_taken
+                a_clock_that_is_set_back_refuses_nobody_for_long
+                shared_limits_hold_across_instances_and_restarts
+            ],
+            [acts_at_once_are_each_counted]
         }
     };
 }

@@ -1,12 +1,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets nonsense of its own fails")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::*;
 use crate::model::{AccessToken, SessionState, Validation};
-use crate::ports::MockReauthentication;
+use crate::ports::{MockReauthentication, Verdict};
 use crate::testing::{
     AskedAgainReply, CommitFailure, FakeReauthentication, FixedClock, Fixture, ServerReply,
 };
@@ -493,4 +494,46 @@ async fn a_foreign_proof_presented_by_many_accounts_at_once_is_spent_by_one() {
     .await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
     assert_eq!(owners(&fixture).len(), 1);
+}
+
+#[tokio::test]
+async fn wrong_answers_are_counted_before_they_are_judged_and_no_others() {
+    let fixture = Fixture::new();
+    let sid = fixture.proven(ADDRESS, "secret").await;
+    let counted = || {
+        let of = |list: Vec<(Limit, String)>| {
+            let subject = (Limit::FailedReauthenticationPerAccount, ALICE.to_owned());
+            list.into_iter().filter(|entry| *entry == subject).count()
+        };
+        (of(fixture.limiter.taken()), of(fixture.limiter.given_back()))
+    };
+    let session = challenge_for(&fixture, ALICE, &sid).await;
+    assert_eq!(counted(), (0, 0), "a question is no answer");
+    let wrong = request(ALICE, &sid, Some((Some(&session), "wrong")));
+    challenged(fixture.contacts.add_reauthenticated(wrong.clone()).await);
+    assert_eq!(counted(), (1, 0));
+    challenged(fixture.contacts.add_reauthenticated(right(ALICE, &sid, "unknown")).await);
+    assert_eq!(counted(), (2, 1), "what was not judged is given back");
+    for reply in [
+        AskedAgainReply::Refused(refusal(401, &json!({ "errcode": "M_UNKNOWN_TOKEN" }))),
+        AskedAgainReply::Refused(refusal(429, &json!({ "errcode": "M_LIMIT_EXCEEDED" }))),
+        AskedAgainReply::NotAsked,
+        AskedAgainReply::Down,
+    ] {
+        fixture.reauthentication.next_is(AskedAgainReply::Usual);
+        fixture.reauthentication.next_is(reply);
+        assert!(fixture.contacts.add_reauthenticated(wrong.clone()).await.is_err());
+    }
+    assert_eq!(counted(), (6, 4), "of these one was an answer that was refused");
+
+    let retry_after = Duration::from_secs(6);
+    fixture.limiter.next_is(Verdict::RetryAfter(retry_after));
+    let asked = (fixture.reauthentication.challenged().len(), fixture.reauthentication.answered().len());
+    let limited = fixture.contacts.add_reauthenticated(right(ALICE, &sid, &session)).await;
+    let over = OverLimit { limit: Limit::FailedReauthenticationPerAccount, retry_after };
+    assert!(matches!(limited, Err(AddReauthenticatedError::Limited(limited)) if limited == over));
+    let now = (fixture.reauthentication.challenged().len(), fixture.reauthentication.answered().len());
+    assert_eq!((now, counted()), (asked, (7, 4)), "over the limit nobody is asked, and no answer is right");
+    fixture.contacts.add_reauthenticated(right(ALICE, &sid, &session)).await.unwrap();
+    assert_eq!(counted(), (8, 5), "a right answer is given back");
 }

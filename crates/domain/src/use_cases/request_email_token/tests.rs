@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::model::{AddressRules, Rule, SessionState};
-use crate::ports::{Conflict, MockIdentityServer, MockStore};
+use crate::ports::{Conflict, MockIdentityServer, MockStore, Verdict};
 use crate::testing::{Asked, CommitFailure, FixedClock, Fixture, ServerReply};
 use crate::use_cases::interleaving::{at_once, contacts};
 use crate::use_cases::{ContactsPorts, Policy, SubmitTokenError};
@@ -170,16 +171,42 @@ async fn requests_are_limited_per_client_and_per_address() {
     assert_eq!(taken[1].0, Limit::RequestTokenPerAddress);
     assert!(!taken[1].1.contains("alice"), "the limiter keeps no address");
     fixture.request("Alice@example.ORG", "other", 1).await.unwrap();
-    assert_eq!(fixture.limiter.taken()[2], taken[1], "spellings of one address are one subject");
+    assert_eq!(fixture.limiter.taken()[3], taken[1], "spellings of one address are one subject");
 
-    let second = Duration::from_secs(1);
-    for verdicts in [&[Verdict::RetryAfter(second)][..], &[Verdict::Allowed, Verdict::RetryAfter(second)]] {
-        verdicts.iter().for_each(|verdict| fixture.limiter.next_is(*verdict));
+    let retry_after = Duration::from_secs(1);
+    for (before, limit) in [Limit::RequestTokenPerClient, Limit::RequestTokenPerAddress, Limit::MailsInAll]
+        .into_iter()
+        .enumerate()
+    {
+        (0..before).for_each(|_| fixture.limiter.next_is(Verdict::Allowed));
+        fixture.limiter.next_is(Verdict::RetryAfter(retry_after));
         request.send_attempt = Fixture::attempt(2);
         let answer = fixture.contacts.request_email_token(request.clone()).await;
-        assert!(matches!(answer, Err(RequestTokenError::Limited { retry_after }) if retry_after == second));
+        let expected = OverLimit { limit, retry_after };
+        assert!(matches!(answer, Err(RequestTokenError::Limited(over)) if over == expected), "{limit:?}");
     }
     assert_eq!(fixture.store.outbox_rows().len(), 2, "no mail beyond the limit");
+}
+
+#[tokio::test]
+async fn only_mails_are_counted_for_everybody_together_and_each_once() {
+    let fixture = Fixture::new();
+    let in_all = || {
+        let taken = fixture.limiter.taken().into_iter();
+        taken.filter(|taken| *taken == (Limit::MailsInAll, EVERYBODY.to_owned())).count()
+    };
+    fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!(in_all(), 1);
+    fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!(in_all(), 1, "the same attempt again sends nothing");
+    let mut store = MockStore::new();
+    store.expect_owner().returning(|_| Ok(None));
+    store.expect_current_session().returning(|_| Ok(None));
+    store.expect_commit().times(1).returning(|_| Err(CommitError::Conflict(Conflict::SessionExists)));
+    store.expect_commit().times(1).returning(|_| Ok(()));
+    let request = Fixture::request_for(ALICE, "other", 1);
+    fixture.contacts_on(Arc::new(store)).request_email_token(request).await.unwrap();
+    assert_eq!(in_all(), 2, "a decision that is made anew sends one mail");
 }
 
 #[tokio::test]
@@ -447,7 +474,7 @@ async fn our_own_rules_come_before_the_identity_server_is_asked() {
 
     fixture.limiter.next_is(Verdict::RetryAfter(Duration::from_secs(7)));
     let limited = fixture.request("b@example.org", "secret", 1).await;
-    assert!(matches!(limited, Err(RequestTokenError::Limited { .. })));
+    assert!(matches!(limited, Err(RequestTokenError::Limited(_))));
 
     fixture.store.set_available(false);
     let down = fixture.request("b@example.org", "secret", 1).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::SessionState;
-use crate::ports::{Conflict, MockStore};
+use crate::ports::{Conflict, MockStore, Verdict};
 use crate::testing::{CommitFailure, FixedClock, Fixture};
 use crate::use_cases::interleaving::{at_once, contacts};
 
@@ -42,7 +42,7 @@ async fn by_client(
     token: Token,
 ) -> Result<Confirmed, SubmitTokenError> {
     let door = Door::Client(Fixture::secret(secret));
-    fixture.contacts.submit_token(SubmitToken { sid: sid.clone(), token, door }).await
+    fixture.contacts.submit_token(SubmitToken { sid: sid.clone(), token, door, client_ip: None }).await
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn an_old_token_has_expired_for_whoever_knows_the_secret() {
 #[tokio::test]
 async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
     let (fixture, sid, token) = requested().await;
-    let submit = |token| SubmitToken { sid: sid.clone(), token, door: Door::Link };
+    let submit = |token| SubmitToken { sid: sid.clone(), token, door: Door::Link, client_ip: None };
     let mut store = MockStore::new();
     store.expect_session().times(1).returning(|_| Err(down()));
     let answer = on(store).submit_token(submit(token.clone())).await;
@@ -168,7 +168,7 @@ async fn a_conflict_is_judged_anew_on_what_is_stored_by_then() {
     let mut reads = vec![burnt, pending];
     store.expect_session().times(2).returning(move |_| Ok(reads.pop()));
     store.expect_commit().times(1).returning(|_| Err(CommitError::Conflict(Conflict::StaleSession)));
-    let answer = on(store).submit_token(SubmitToken { sid, token, door: Door::Link }).await;
+    let answer = on(store).submit_token(SubmitToken { sid, token, door: Door::Link, client_ip: None }).await;
     assert!(matches!(answer, Err(SubmitTokenError::Incorrect)), "burnt while it was on its way");
 }
 
@@ -179,7 +179,7 @@ async fn a_storm_of_conflicts_ends() {
     let mut store = MockStore::new();
     store.expect_session().times(DECISIONS).returning(move |_| Ok(Some(session.clone())));
     store.expect_commit().returning(|_| Err(CommitError::Conflict(Conflict::StaleSession)));
-    let answer = on(store).submit_token(SubmitToken { sid, token, door: Door::Link }).await;
+    let answer = on(store).submit_token(SubmitToken { sid, token, door: Door::Link, client_ip: None }).await;
     assert!(matches!(answer, Err(SubmitTokenError::Unavailable(_))));
 }
 
@@ -200,7 +200,7 @@ async fn guesses_at_once_are_all_counted() {
     let (fixture, sid, token) = requested().await;
     let contacts = contacts(&fixture);
     let answers = at_once((0..12).map(|_| {
-        let submit = SubmitToken { sid: sid.clone(), token: wrong(), door: Door::Link };
+        let submit = SubmitToken { sid: sid.clone(), token: wrong(), door: Door::Link, client_ip: None };
         let contacts = contacts.clone();
         async move { contacts.submit_token(submit).await }
     }))
@@ -215,11 +215,43 @@ async fn the_right_token_many_times_at_once_is_right_each_time_and_proves_once()
     let (fixture, sid, token) = requested().await;
     let contacts = contacts(&fixture);
     let answers = at_once((0..20).map(|_| {
-        let submit = SubmitToken { sid: sid.clone(), token: token.clone(), door: Door::Link };
+        let submit =
+            SubmitToken { sid: sid.clone(), token: token.clone(), door: Door::Link, client_ip: None };
         let contacts = contacts.clone();
         async move { contacts.submit_token(submit).await }
     }))
     .await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(fixture.store.sessions()[0].record().revision, 2);
+}
+
+#[tokio::test]
+async fn tokens_are_counted_per_client_and_per_session_of_ours() {
+    let (fixture, sid, token) = requested().await;
+    let from = Some("2001:db8::7".parse().unwrap());
+    let submit = |sid: Sid| {
+        let submit = SubmitToken { sid, token: wrong(), door: Door::Link, client_ip: from };
+        fixture.contacts.submit_token(submit)
+    };
+    let before = fixture.limiter.taken().len();
+    assert!(submit(Sid::new("unknown")).await.is_err());
+    let client = (Limit::SubmitPerClient, "2001:db8::/64".to_owned());
+    assert_eq!(fixture.limiter.taken()[before..], *std::slice::from_ref(&client));
+    assert!(submit(sid.clone()).await.is_err());
+    let session = (Limit::SubmitPerSession, sid.as_str().to_owned());
+    assert_eq!(fixture.limiter.taken()[before + 1..], [client, session]);
+    let wrong_secret = by_client(&fixture, &sid, "other", token.clone()).await;
+    assert!(matches!(wrong_secret, Err(SubmitTokenError::Incorrect)));
+    assert_eq!(fixture.limiter.taken().len(), before + 3, "a stranger to the session uses nothing of it up");
+
+    let retry_after = Duration::from_secs(3);
+    let wrong_tokens = state(&fixture);
+    for (before, limit) in [Limit::SubmitPerClient, Limit::SubmitPerSession].into_iter().enumerate() {
+        (0..before).for_each(|_| fixture.limiter.next_is(Verdict::Allowed));
+        fixture.limiter.next_is(Verdict::RetryAfter(retry_after));
+        let limited = submit(sid.clone()).await;
+        let expected = OverLimit { limit, retry_after };
+        assert!(matches!(limited, Err(SubmitTokenError::Limited(over)) if over == expected), "{limit:?}");
+    }
+    assert_eq!(state(&fixture), wrong_tokens, "what is beyond the limit is not judged");
 }
