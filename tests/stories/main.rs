@@ -3,6 +3,7 @@
 mod account_states;
 mod alerts;
 mod audit;
+mod backup;
 mod bad_input;
 mod command_line;
 mod confirm_page;
@@ -15,10 +16,13 @@ mod import;
 mod main_thread;
 mod mirror;
 mod monitoring;
+mod outbox;
 mod peers;
 mod postgres;
 mod reauthentication;
+mod refused_database;
 mod unwell_mail_server;
+mod upgrade;
 
 use std::error::Error;
 

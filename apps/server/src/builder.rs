@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use threepid_domain::ports::{
-    AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, Mirror, NoIdentityServers, Outbox,
-    RateLimiter, Reauthentication, Secrets, Store, Templates,
+    AccessTokens, Clock, HomeserverCapabilities, Housekeeping, IdentityServer, Mailer, Mirror,
+    NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets, Store, Templates,
 };
 use threepid_domain::use_cases::{
-    ConfirmLinks, Contacts, ContactsPorts, Policy, Relay, RelayPorts, RetryPolicy, WhoAsks,
+    ConfirmLinks, Contacts, ContactsPorts, Housekeeper, Policy, Relay, RelayPorts, RetryPolicy, WhoAsks,
 };
 use url::Url;
 
+use crate::housekeeping::{Caretaker, HousekeepingSettings};
 use crate::http::{self, Api, HttpSettings};
 use crate::metrics::Metrics;
 use crate::worker::{Worker, WorkerSettings};
@@ -33,6 +34,7 @@ pub struct Builder {
     reauthentication: Option<Arc<dyn Reauthentication>>,
     mirror: Option<Arc<dyn Mirror>>,
     capabilities: Option<Arc<dyn HomeserverCapabilities>>,
+    housekeeping: Option<(Arc<dyn Housekeeping>, HousekeepingSettings)>,
     policy: Policy,
     retry: RetryPolicy,
     http: HttpSettings,
@@ -69,6 +71,7 @@ impl Builder {
             reauthentication: None,
             mirror: None,
             capabilities: None,
+            housekeeping: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             http: HttpSettings::default(),
@@ -160,6 +163,17 @@ impl Builder {
     #[must_use]
     pub fn mirror(mut self, mirror: Arc<dyn Mirror>) -> Self {
         self.mirror = Some(mirror);
+        self
+    }
+
+    /// What removes what has ended. Without it, everything is kept.
+    #[must_use]
+    pub fn housekeeping(
+        mut self,
+        housekeeping: Arc<dyn Housekeeping>,
+        settings: HousekeepingSettings,
+    ) -> Self {
+        self.housekeeping = Some((housekeeping, settings));
         self
     }
 
@@ -277,6 +291,12 @@ impl Builder {
             let relay = Relay::new(ports, links.clone(), self.policy.lifetimes.token, self.retry);
             Worker::new(relay, self.worker, self.metrics.clone())
         });
+        let caretaker = self.housekeeping.map(|(housekeeping, settings)| {
+            let lifetimes = self.policy.lifetimes;
+            let housekeeper =
+                Housekeeper::new(housekeeping, Arc::clone(&clock), lifetimes, settings.retention);
+            Caretaker::new(housekeeper, settings)
+        });
         let policy =
             Policy { sends_mail: self.mailer.is_some(), mirrors: self.mirror.is_some(), ..self.policy };
         let request_ids = secrets.new_message_id().as_str().to_owned();
@@ -292,7 +312,7 @@ impl Builder {
         let contacts = Contacts::new(ports, policy);
         let api =
             Api::new(contacts, store, who_asks, templates, links, self.http, self.metrics, &request_ids);
-        Ok(App { api, worker })
+        Ok(App { api, worker, caretaker })
     }
 }
 
@@ -311,6 +331,7 @@ fn is_public_base(url: &Url) -> bool {
 pub struct App {
     pub(crate) api: Api,
     worker: Option<Worker>,
+    caretaker: Option<Caretaker>,
 }
 
 impl App {
@@ -333,6 +354,12 @@ impl App {
     /// Each call gives another relay on the same outbox; one is enough.
     pub fn worker(&self) -> Option<Worker> {
         self.worker.clone()
+    }
+
+    /// What removes what has ended, to be run beside the router; `None` where nothing was said to do it.
+    /// [`App::serve`] runs it by itself.
+    pub fn caretaker(&self) -> Option<Caretaker> {
+        self.caretaker.clone()
     }
 }
 

@@ -19,12 +19,14 @@
 //! [Account Administrative Contact API]: https://spec.matrix.org/v1.18/client-server-api/#adding-account-administrative-contact-information
 
 mod builder;
+mod housekeeping;
 mod http;
 mod metrics;
 mod server;
 mod worker;
 
 pub use builder::{App, BuildError, Builder};
+pub use housekeeping::{Caretaker, HousekeepingSettings};
 pub use http::{ForwardingHeader, HttpSettings};
 pub use metrics::{Metrics, PoolState};
 pub use server::ServeError;

@@ -22,7 +22,7 @@ use threepid_domain::model::{AccessToken, AuditEntry, AuditQuery, DeviceId, Sid,
 use threepid_domain::ports::{
     AccessTokens, HomeserverCapabilities, Limit, Mailer, Reauthentication, Secrets as _, Store as _,
 };
-use threepid_domain::use_cases::{Importer, ImporterPorts};
+use threepid_domain::use_cases::{Importer, ImporterPorts, OutboxDesk, Policy};
 use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
 
 use crate::cli::Failure;
@@ -68,7 +68,10 @@ impl Opened {
     }
 
     async fn open_on(database: Database, config: &Config) -> Result<Self, Failure> {
-        let key = server_key(config)?;
+        let key = match recognised_key(&database, config).await? {
+            Some(key) => key,
+            None => server_key(config)?,
+        };
         database.migrate().await.map_err(|error| Failure::plain(&error))?;
         database.claim_key(&key.fingerprint()).await.map_err(|error| Failure::plain(&error))?;
         let (secrets, clock) = (Arc::new(RingSecrets::new(&key)), Arc::new(SystemClock));
@@ -94,7 +97,8 @@ impl Opened {
         let style = page_style_csp_hash().trim_matches('\'').to_owned();
         let mut builder = Builder::new(config.public_base_url.clone())
             .store(Arc::clone(&store) as _)
-            .outbox(store)
+            .outbox(Arc::clone(&store) as _)
+            .housekeeping(store, config.housekeeping)
             .access_tokens(asking.access_tokens)
             .rate_limiter(Arc::new(self.limiter(config)?))
             .templates(Arc::new(templates(config)?))
@@ -208,6 +212,12 @@ impl Opened {
         told.map_err(|error| Failure::running("cannot read the audit trail", error))
     }
 
+    /// What decides about messages by hand.
+    pub(crate) fn outbox_desk(&self) -> OutboxDesk {
+        let records = Arc::new(SeaOrmStore::new(self.database.clone()));
+        OutboxDesk::new(records, Arc::clone(&self.clock) as _, Policy::default().unbind_within)
+    }
+
     /// What imports from `source`; with `homeserver`, only that homeserver's accounts.
     pub(crate) fn importer(&self, source: &Source, homeserver: Option<String>) -> Importer {
         let ports = ImporterPorts {
@@ -278,9 +288,27 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
 /// [`Failure`].
 pub(crate) async fn migrate(config: &Config) -> Result<Vec<String>, Failure> {
     let database = connect(config).await?;
-    let applied = database.migrate().await;
+    let applied = async {
+        recognised_key(&database, config).await?;
+        database.migrate().await.map_err(|error| Failure::plain(&error))
+    };
+    let applied = applied.await;
     database.close().await;
-    applied.map_err(|error| Failure::plain(&error))
+    applied
+}
+
+/// The key that the database belongs to, before anything in it is changed; `None` where it belongs to none yet. Then a
+/// key may be made; here it may not: a new one would open nothing.
+async fn recognised_key(database: &Database, config: &Config) -> Result<Option<ServerKey>, Failure> {
+    if database.key_fingerprint().await.map_err(|error| Failure::plain(&error))?.is_none() {
+        return Ok(None);
+    }
+    let key = match &config.server_key {
+        KeySource::Value(_) => server_key(config)?,
+        KeySource::File(path) => ServerKey::load(path).map_err(|error| Failure::plain(&error))?,
+    };
+    database.recognise_key(&key.fingerprint()).await.map_err(|error| Failure::plain(&error))?;
+    Ok(Some(key))
 }
 
 /// What sends mail, as the settings say.

@@ -161,6 +161,11 @@ impl Postgres {
         self.ca.as_ref()
     }
 
+    /// Where the programs of this version are: `pg_dump`, `pg_restore` and others.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// The server's log.
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("postgres.log")

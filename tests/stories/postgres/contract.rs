@@ -20,7 +20,7 @@ async fn fresh() -> Backend {
             Handles { store: store.clone(), outbox: store }
         }
     };
-    Backend::new(store.clone(), store).reopened_by(reopen)
+    Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store).reopened_by(reopen)
 }
 
 mod store {
@@ -29,6 +29,14 @@ mod store {
 
 mod outbox {
     threepid_domain::outbox_contract!(super::fresh());
+}
+
+mod housekeeping {
+    threepid_domain::housekeeping_contract!(super::fresh());
+}
+
+mod outbox_records {
+    threepid_domain::outbox_records_contract!(super::fresh());
 }
 
 async fn limiter(url: &str, clock: Arc<FixedClock>) -> Arc<dyn RateLimiter> {

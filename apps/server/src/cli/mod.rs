@@ -9,9 +9,11 @@ mod demo;
 mod import;
 mod logs;
 mod migrate;
+mod outbox;
 mod output;
 mod serve;
 mod signals;
+mod times;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -55,6 +57,9 @@ enum Command {
     /// Move in beside a server that has contacts already.
     #[command(subcommand)]
     Import(import::Command),
+    /// Look at owed and dead messages, and decide about them.
+    #[command(subcommand)]
+    Outbox(outbox::Command),
     /// Tell how contacts changed: who, what, through which door, when. Addresses are whole.
     Audit(audit::Arguments),
     /// Look at the settings.
@@ -132,6 +137,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Migrate => block_on(migrate::run(&settings, Output)),
         Command::Account(command) => block_on(command.run(&settings, Output)),
         Command::Import(command) => block_on(command.run(&settings, Output)),
+        Command::Outbox(command) => block_on(command.run(&settings, Output)),
         Command::Audit(arguments) => block_on(audit::run(arguments, &settings, Output)),
         Command::Config(command) => command.run(&settings, Output),
     };

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use threepid_domain::model::{
     AddressRules, Lifetimes, Medium, Rule, TrustedServer, TrustedServers, Validation,
 };
-use threepid_domain::use_cases::{Changes, DeprecatedAdd, Policy, RetryPolicy};
-use threepid_server::{ForwardingHeader, HttpSettings};
+use threepid_domain::use_cases::{Changes, DeprecatedAdd, Policy, Retention, RetryPolicy};
+use threepid_server::{ForwardingHeader, HousekeepingSettings, HttpSettings};
 use url::Url;
 
 use super::Problem;
@@ -45,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) retry: RetryPolicy,
     /// How many mails are sent at a time.
     pub(crate) relay_concurrency: usize,
+    pub(crate) housekeeping: HousekeepingSettings,
     pub(crate) templates: Option<PathBuf>,
     pub(crate) log: LogConfig,
     /// Where metrics are told, if they are.
@@ -210,6 +211,14 @@ impl Config {
         judge.limits(&settings.limits);
         judge.must(settings.relay.concurrency > 0, "relay.concurrency", "must be at least 1");
         let retry = judge.retry(&settings.relay, settings.mail.smtp.send_timeout);
+        let housekeeping = HousekeepingSettings {
+            every: judge.positive("housekeeping.every", settings.housekeeping.every),
+            retention: Retention {
+                settled_messages: settings.housekeeping.settled_messages.0,
+                audit_entries: settings.housekeeping.audit_entries.0,
+            },
+            ..HousekeepingSettings::default()
+        };
         let level = settings.log.level;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
             judge.wrong("log.level", format!("{level:?} is no level and no filter: {error}"));
@@ -262,6 +271,7 @@ impl Config {
             http,
             retry,
             relay_concurrency: settings.relay.concurrency,
+            housekeeping,
             templates: settings.templates.folder,
             log: LogConfig { format: settings.log.format, level },
             metrics: settings.metrics.listen,

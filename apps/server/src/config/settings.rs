@@ -70,6 +70,10 @@ settings! {
         http: Http,
         /// How owed mails are tried again.
         relay: RelaySettings,
+        /// What has ended is removed, a little at a time: sessions, challenges and spent proofs once nothing can come of
+        /// them, and what is kept for you alone after these times. Mails that are owed stay, and dead ones until you decide
+        /// (`threepid outbox`).
+        housekeeping: HousekeepingSettings,
         /// The texts of mails and pages.
         templates: Templates,
         /// What is logged, to standard error.
@@ -283,6 +287,18 @@ settings! {
         /// How long a mail that is being sent is kept from other processes. Longer than
         /// `mail.smtp.send_timeout`.
         lease: Span = Span::seconds(2 * 60),
+    }
+}
+
+settings! {
+    /// `[housekeeping]`
+    HousekeepingSettings {
+        /// How often it is looked for. More than zero.
+        every: Span = Span::seconds(10 * 60),
+        /// How long a mail that was sent, or had expired, can be looked at.
+        settled_messages: Span = Span::seconds(7 * 24 * 60 * 60),
+        /// How long a change of a contact can be looked at (`threepid audit`).
+        audit_entries: Span = Span::seconds(31_557_600),
     }
 }
 

@@ -19,7 +19,7 @@ use threepid_domain::use_cases::{Door, Policy, SubmitToken};
 use tower::ServiceExt;
 use url::Url;
 
-use crate::{App, Builder};
+use crate::{App, Builder, HousekeepingSettings};
 
 /// `POST` a request for a token.
 pub(crate) const REQUEST_TOKEN: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
@@ -94,6 +94,7 @@ impl Server {
         let builder = Builder::new(Url::parse("https://contacts.example/").expect("a URL"))
             .store(store.clone())
             .outbox(store.clone())
+            .housekeeping(store.clone(), HousekeepingSettings::default())
             .access_tokens(tokens.clone())
             .rate_limiter(limiter.clone())
             .identity_servers(identity_servers.clone())

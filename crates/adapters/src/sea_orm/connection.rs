@@ -176,22 +176,32 @@ impl Database {
     /// # Errors
     /// [`ConnectError`].
     pub async fn migrate(&self) -> Result<Vec<String>, ConnectError> {
+        self.migrate_by(None).await
+    }
+
+    /// Applies at most so many pending steps of the schema, as an older version would have; for whoever tries what an
+    /// upgrade does.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn migrate_by(&self, steps: Option<u32>) -> Result<Vec<String>, ConnectError> {
         let locked = async {
             let transaction = self.begin().await?;
             self.0.engine.lock_schema(&transaction).await?;
             Ok(transaction)
         };
         let transaction = locked.await.map_err(|error| self.explain(&error))?;
-        let pending = self.pending_in(&transaction).await?;
+        let mut pending = self.pending_in(&transaction).await?;
         if pending.is_empty() {
             self.complete(&transaction).await?;
             return Ok(pending);
         }
         let apply = async {
-            Migrator::up(&transaction, None).await?;
+            Migrator::up(&transaction, steps).await?;
             transaction.commit().await
         };
         apply.await.map_err(|error| self.explain(&error))?;
+        pending.truncate(steps.map_or(usize::MAX, |steps| usize::try_from(steps).unwrap_or(usize::MAX)));
         tracing::info!(steps = pending.join(", "), "the database was migrated");
         Ok(pending)
     }

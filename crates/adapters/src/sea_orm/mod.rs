@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Database ──connect, migrate, claim_key──▶ an engine and its connections, and the shared counts of limits
-//!    ├── SeaOrmStore     the ports Store and Outbox
+//!    ├── SeaOrmStore     the ports Store and Outbox, Housekeeping and OutboxRecords
 //!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
 //!        └── LocalReauthentication   the port Reauthentication, by their passwords
 //! ```
@@ -18,10 +18,12 @@ mod connection;
 mod engine;
 mod entities;
 mod error;
+mod housekeeping;
 #[cfg(feature = "limits")]
 mod limits;
 mod migrations;
 mod outbox;
+mod outbox_records;
 mod passwords;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -217,7 +217,11 @@ fn explain(path: &Path, error: &sqlx::Error) -> ConnectError {
             Ok(_) => ConnectError::CannotOpen { reason: reason(), path },
         },
         Some(3 | 23) => ConnectError::CannotOpen { reason: reason(), path },
-        Some(1) if reason().contains("already exists") || reason().contains("no such ") => {
+        Some(1)
+            if ["already exists", "no such ", "duplicate column name"]
+                .iter()
+                .any(|said| reason().contains(said)) =>
+        {
             ConnectError::HalfMigrated { database: path.display().to_string(), reason: reason() }
         }
         _ => ConnectError::Failed { database: path.display().to_string(), reason: reason() },

@@ -118,6 +118,73 @@ pub struct Backlog {
     pub dead: u64,
 }
 
+/// Where a message stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MessageState {
+    /// It is owed.
+    Queued,
+    /// The next hop took it.
+    Sent,
+    /// It cannot be delivered; an operator decides what becomes of it.
+    Dead,
+    /// It was not worth sending any more.
+    Expired,
+}
+
+impl MessageState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Queued, Self::Sent, Self::Dead, Self::Expired];
+
+    /// The state's name, for storage and for machines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sent => "sent",
+            Self::Dead => "dead",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// What [`Self::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A message with all that is kept about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageRecord {
+    /// Stable over every try.
+    pub id: MessageId,
+    /// [`Payload::kind`], as it was written.
+    pub kind: String,
+    /// What it says; `None` where this program cannot read it.
+    pub payload: Option<Payload>,
+    /// Where it stands.
+    pub state: MessageState,
+    /// How often it was claimed.
+    pub attempts: u32,
+    /// When it was owed.
+    pub created_at: Timestamp,
+    /// From when on it may be tried.
+    pub due_at: Timestamp,
+    /// From when on it is not worth sending any more.
+    pub not_after: Timestamp,
+    /// Until when somebody may be trying it.
+    pub leased_until: Option<Timestamp>,
+    /// When it was settled.
+    pub settled_at: Option<Timestamp>,
+    /// Why the last try failed.
+    pub last_error: Option<String>,
+}
+
+impl MessageRecord {
+    /// Whether somebody may be trying it now.
+    pub fn is_being_tried(&self, now: Timestamp) -> bool {
+        self.state == MessageState::Queued && self.leased_until.is_some_and(|until| now < until)
+    }
+}
+
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {

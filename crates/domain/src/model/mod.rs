@@ -25,7 +25,7 @@ pub use identity_server::{
     TrustedServers, Validation,
 };
 pub use ids::{DeviceId, InvalidUserId, LeaseId, MessageId, Sid, UserId};
-pub use message::{Backlog, Claimed, OutboxMessage, Payload, Settlement};
+pub use message::{Backlog, Claimed, MessageRecord, MessageState, OutboxMessage, Payload, Settlement};
 pub use next_link::{InvalidNextLink, NextLink};
 pub use remote::RemoteRefusal;
 pub use rules::{AddressRules, InvalidRule, Rule};

@@ -131,6 +131,20 @@ pub struct SessionRecord {
     pub revision: u64,
 }
 
+impl SessionRecord {
+    /// The last time that the session speaks of: its opening, the end of a token, or its proof. After that nothing
+    /// about it changes by itself, so its age is counted from here.
+    pub fn last_time(&self) -> Timestamp {
+        let proven = match &self.state {
+            SessionState::Validated { at } => Some(*at),
+            SessionState::Consumed { validated_at, .. } => Some(*validated_at),
+            SessionState::Pending { .. } | SessionState::Burnt => None,
+        };
+        let ends = self.tokens.iter().map(|token| token.expires_at);
+        ends.chain(proven).fold(self.created_at, Ord::max)
+    }
+}
+
 /// The aggregate: pending, validated, consumed or burnt, and the transitions between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidationSession(SessionRecord);

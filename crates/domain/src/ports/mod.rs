@@ -8,10 +8,12 @@ mod access_tokens;
 mod capabilities;
 mod clock;
 mod contact_source;
+mod housekeeping;
 mod identity_server;
 mod mailer;
 mod mirror;
 mod outbox;
+mod outbox_records;
 mod rate_limiter;
 mod reauthentication;
 mod secrets;
@@ -22,6 +24,7 @@ pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
 pub use capabilities::{AnswerAsWritten, HomeserverCapabilities};
 pub use clock::Clock;
 pub use contact_source::{ContactSource, ForeignAccount, ForeignBinding, ForeignContact, SourceCounts};
+pub use housekeeping::{Housekeeping, Perishable};
 pub use identity_server::{
     IdentityServer, IdentityServerError, NoIdentityServers, OpenedRemotely, RemoteCredentials,
     RemoteTokenRequest, RemoteValidation, Unbound,
@@ -29,6 +32,7 @@ pub use identity_server::{
 pub use mailer::{DeliveryError, Mail, Mailer};
 pub use mirror::Mirror;
 pub use outbox::Outbox;
+pub use outbox_records::OutboxRecords;
 pub use rate_limiter::{EVERYBODY, Limit, OverLimit, RateLimiter, Scope, Verdict};
 pub use reauthentication::{
     Answered, AskedAgain, ChallengeToPassOn, Reauthentication, ReauthenticationError,
@@ -40,9 +44,10 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 #[cfg(feature = "mocks")]
 pub use self::{
     access_tokens::MockAccessTokens, capabilities::MockHomeserverCapabilities, clock::MockClock,
-    contact_source::MockContactSource, identity_server::MockIdentityServer, mailer::MockMailer,
-    mirror::MockMirror, outbox::MockOutbox, rate_limiter::MockRateLimiter,
-    reauthentication::MockReauthentication, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
+    contact_source::MockContactSource, housekeeping::MockHousekeeping, identity_server::MockIdentityServer,
+    mailer::MockMailer, mirror::MockMirror, outbox::MockOutbox, outbox_records::MockOutboxRecords,
+    rate_limiter::MockRateLimiter, reauthentication::MockReauthentication, secrets::MockSecrets,
+    store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

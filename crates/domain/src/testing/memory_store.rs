@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+mod housekeeping;
+mod outbox_records;
+
 use super::lock;
 use crate::model::{
     Address, AuditEntry, AuditQuery, Backlog, Binding, BindingKey, Challenge, Change, Claimed,
@@ -45,6 +48,8 @@ pub struct OutboxRow {
     pub state: RowState,
     /// Why the last try failed, if it did.
     pub last_error: Option<String>,
+    /// When it was settled, if it was.
+    pub settled_at: Option<Timestamp>,
 }
 
 /// When a commit that is told to fail does so.
@@ -290,7 +295,7 @@ impl State {
 
 impl OutboxRow {
     fn owed(message: OutboxMessage) -> Self {
-        Self { message, attempts: 0, lease: None, state: RowState::Owed, last_error: None }
+        Self { message, attempts: 0, lease: None, state: RowState::Owed, last_error: None, settled_at: None }
     }
 
     fn is_claimable(&self, now: Timestamp) -> bool {
@@ -429,7 +434,7 @@ impl Outbox for MemoryStore {
         &self,
         id: &MessageId,
         lease_id: &LeaseId,
-        _now: Timestamp,
+        now: Timestamp,
         settlement: Settlement,
     ) -> Result<bool, Unavailable> {
         self.available()?;
@@ -439,6 +444,9 @@ impl Outbox for MemoryStore {
         };
         let Some(row) = state.outbox.iter_mut().find(is_held) else { return Ok(false) };
         row.lease = None;
+        if !matches!(settlement, Settlement::Retry { .. }) {
+            row.settled_at = Some(now);
+        }
         match settlement {
             Settlement::Sent => row.state = RowState::Sent,
             Settlement::Expired => row.state = RowState::Expired,

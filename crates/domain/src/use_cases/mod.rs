@@ -13,8 +13,10 @@ mod held_back;
 mod import;
 mod list;
 mod mirror;
+mod outbox;
 mod request_email_token;
 mod submit_token;
+mod tidy;
 mod unbind;
 mod who_asks;
 
@@ -30,8 +32,10 @@ pub use deliver::{ConfirmLinks, Delivered, Relay, RelayPorts, RetryPolicy};
 pub use import::{
     ImportMode, ImportReport, ImportWatcher, Importer, ImporterPorts, SkipReason, SkippedRow, Tally,
 };
+pub use outbox::{DropError, OutboxDesk, RetryError, Undone};
 pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
+pub use tidy::{BATCH, Housekeeper, Retention};
 pub use unbind::{Unbind, UnbindError, UnbindResult};
 pub use who_asks::{WhoAsks, WhoAsksError};
 

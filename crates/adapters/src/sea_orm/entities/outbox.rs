@@ -2,7 +2,9 @@
 
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
-use threepid_domain::model::{BindingKey, Claimed, LeaseId, MessageId, OutboxMessage};
+use threepid_domain::model::{
+    BindingKey, Claimed, LeaseId, MessageId, MessageRecord, MessageState, OutboxMessage,
+};
 
 use super::{ms, timestamp};
 use crate::sea_orm::StorageError;
@@ -10,13 +12,13 @@ use crate::sea_orm::StorageError;
 const TABLE: &str = "outbox";
 
 /// `state` of a message that is owed still.
-pub(in crate::sea_orm) const QUEUED: &str = "queued";
+pub(in crate::sea_orm) const QUEUED: &str = MessageState::Queued.as_str();
 /// `state` of a message that the next hop took.
-pub(in crate::sea_orm) const SENT: &str = "sent";
+pub(in crate::sea_orm) const SENT: &str = MessageState::Sent.as_str();
 /// `state` of a message that cannot be delivered.
-pub(in crate::sea_orm) const DEAD: &str = "dead";
+pub(in crate::sea_orm) const DEAD: &str = MessageState::Dead.as_str();
 /// `state` of a message that was not worth sending any more.
-pub(in crate::sea_orm) const EXPIRED: &str = "expired";
+pub(in crate::sea_orm) const EXPIRED: &str = MessageState::Expired.as_str();
 
 /// A row.
 #[sea_orm::model]
@@ -91,6 +93,28 @@ impl Model {
             message,
             attempt: u32::try_from(self.attempts).map_err(|_| corrupt("attempts is out of range"))?,
             lease: LeaseId::new(self.lease_id.ok_or_else(|| corrupt("lease_id is missing"))?),
+        })
+    }
+
+    /// The row as an operator sees it, also where its payload cannot be read.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when no such thing can be.
+    pub(in crate::sea_orm) fn record(self) -> Result<MessageRecord, StorageError> {
+        let corrupt = |what| StorageError::corrupt(TABLE, what);
+        Ok(MessageRecord {
+            payload: serde_json::from_str(&self.payload).ok(),
+            state: MessageState::parse(&self.state)
+                .ok_or_else(|| corrupt("state is none that this program knows"))?,
+            id: MessageId::new(self.id),
+            kind: self.kind,
+            attempts: u32::try_from(self.attempts).map_err(|_| corrupt("attempts is out of range"))?,
+            created_at: timestamp(self.created_at),
+            due_at: timestamp(self.due_at),
+            not_after: timestamp(self.not_after),
+            leased_until: self.leased_until.map(timestamp),
+            settled_at: self.settled_at.map(timestamp),
+            last_error: self.last_error,
         })
     }
 }

@@ -31,6 +31,7 @@ pub struct Model {
     pub tokens: String,
     pub created_at: i64,
     pub revision: i64,
+    pub last_time: i64,
 }
 
 impl ActiveModelBehavior for ActiveModel {}
@@ -83,6 +84,7 @@ pub(in crate::sea_orm) fn next_revision(session: &ValidationSession) -> Result<A
         tokens: Set(serde_json::to_string(&record.tokens)?),
         created_at: Set(ms(record.created_at)),
         revision: Set(to_column(record.revision).saturating_add(1)),
+        last_time: Set(ms(record.last_time())),
     })
 }
 

@@ -8,6 +8,7 @@ mod m0002_identity_servers;
 mod m0003_passwords;
 mod m0004_audit;
 mod m0005_rate_limits;
+mod m0006_housekeeping;
 
 use sea_orm::DynIden;
 use sea_orm::sea_query::{Index, IndexCreateStatement, IntoIden};
@@ -43,6 +44,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_passwords::Step),
             Box::new(m0004_audit::Step),
             Box::new(m0005_rate_limits::Step),
+            Box::new(m0006_housekeeping::Step),
         ]
     }
 

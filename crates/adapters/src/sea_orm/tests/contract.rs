@@ -27,7 +27,11 @@ async fn fresh() -> Backend {
             Handles { store: store.clone(), outbox: store }
         }
     };
-    Backend::new(store.clone(), store).reopened_by(reopen).keeping(folder)
+    Backend::new(store.clone(), store.clone())
+        .kept_by(store.clone())
+        .shown_by(store)
+        .reopened_by(reopen)
+        .keeping(folder)
 }
 
 mod store {
@@ -36,4 +40,12 @@ mod store {
 
 mod outbox {
     threepid_domain::outbox_contract!(super::fresh());
+}
+
+mod housekeeping {
+    threepid_domain::housekeeping_contract!(super::fresh());
+}
+
+mod outbox_records {
+    threepid_domain::outbox_records_contract!(super::fresh());
 }

@@ -25,9 +25,11 @@
     reason = "a contract case is a test: a broken promise or a dead backend has to fail it"
 )]
 
+pub mod housekeeping;
 pub mod identity_server;
 pub mod mailer;
 pub mod outbox;
+pub mod outbox_records;
 pub mod rate_limiter;
 pub mod store;
 
@@ -39,7 +41,7 @@ pub use mailer::{Arrived, Hop, HopMood, Inbox, MailBackend};
 pub use rate_limiter::LimiterBackend;
 
 use super::lock;
-use crate::ports::{Outbox, Store};
+use crate::ports::{Housekeeping, Outbox, OutboxRecords, Store};
 
 /// A future on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -53,6 +55,10 @@ pub struct Backend {
     pub store: Arc<dyn Store>,
     /// Its outbox, over the same storage.
     pub outbox: Arc<dyn Outbox>,
+    /// What removes what has ended, over the same storage; for [`housekeeping_contract!`](crate::housekeeping_contract).
+    pub housekeeping: Option<Arc<dyn Housekeeping>>,
+    /// The outbox as an operator sees it; for [`outbox_records_contract!`](crate::outbox_records_contract).
+    pub records: Option<Arc<dyn OutboxRecords>>,
     /// What has to live as long as the storage: a temporary folder, a server's handle.
     pub keep: Box<dyn Any + Send + Sync>,
     /// Opens the same storage once more.
@@ -75,7 +81,22 @@ impl Backend {
             let handles = Handles { store: again.clone(), outbox: and_again.clone() };
             Box::pin(async { handles })
         };
-        Self { store, outbox, keep: Box::new(()), reopen: Box::new(reopen) }
+        let (housekeeping, records) = (None, None);
+        Self { store, outbox, housekeeping, records, keep: Box::new(()), reopen: Box::new(reopen) }
+    }
+
+    /// Says what removes what has ended.
+    #[must_use]
+    pub fn kept_by(mut self, housekeeping: Arc<dyn Housekeeping>) -> Self {
+        self.housekeeping = Some(housekeeping);
+        self
+    }
+
+    /// Says through what an operator sees the outbox.
+    #[must_use]
+    pub fn shown_by(mut self, records: Arc<dyn OutboxRecords>) -> Self {
+        self.records = Some(records);
+        self
     }
 
     /// Keeps `thing` until the test is over.
@@ -219,6 +240,56 @@ macro_rules! outbox_contract {
                 a_lease_has_one_heir
                 woken_returns_for_a_message_owed_while_waiting
             ]
+        }
+    };
+}
+
+/// Runs every case of the housekeeping's contract; give it an async expression that makes a fresh
+/// [`Backend`](crate::testing::contract::Backend) that says who [keeps](crate::testing::contract::Backend::kept_by) it.
+#[macro_export]
+macro_rules! housekeeping_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { housekeeping, $backend,
+            [
+                an_empty_storage_has_nothing_to_remove
+                a_session_leaves_by_the_last_time_that_it_speaks_of
+                a_session_that_left_can_neither_be_changed_nor_found
+                what_other_servers_said_leaves_by_its_age
+                a_challenge_leaves_by_its_age_spent_or_not
+                settled_messages_leave_by_when_they_were_settled_and_others_stay
+                audit_entries_leave_by_their_age
+                the_oldest_leave_first_up_to_the_limit
+                what_left_stays_away_after_a_restart
+            ],
+            [
+                many_that_remove_at_once_count_each_thing_once
+                a_session_that_is_used_meanwhile_is_whole_or_gone
+            ]
+        }
+    };
+}
+
+/// Runs every case of the contract of the outbox's records; give it an async expression that makes a fresh
+/// [`Backend`](crate::testing::contract::Backend) that says what
+/// [shows](crate::testing::contract::Backend::shown_by) it.
+#[macro_export]
+macro_rules! outbox_records_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { outbox_records, $backend,
+            [
+                an_empty_outbox_shows_nothing
+                every_field_of_a_message_is_shown
+                a_dead_message_says_why
+                messages_are_shown_in_the_order_in_which_they_were_owed
+                a_dead_message_that_is_owed_again_is_claimed_at_once
+                a_waiting_message_that_is_owed_again_is_claimed_at_once
+                a_message_that_is_being_tried_is_left_alone
+                a_message_whose_lease_has_ended_is_decided_upon
+                a_settled_message_is_left_alone
+                a_forgotten_message_is_gone
+                what_was_decided_holds_after_a_restart
+            ],
+            [one_decision_about_a_message_comes_first]
         }
     };
 }

@@ -30,25 +30,25 @@ const CONTENDERS: u8 = 16;
 /// 2026-01-01T00:00:00Z.
 pub(super) const NOW: Timestamp = Timestamp::from_ms(1_767_225_600_000);
 
-fn email(text: &str) -> Address {
+pub(super) fn email(text: &str) -> Address {
     Address::parse(Medium::Email, text).expect("an email address")
 }
 
-fn user(text: &str) -> UserId {
+pub(super) fn user(text: &str) -> UserId {
     UserId::parse(text).expect("a user ID")
 }
 
-fn key(byte: u8) -> KeyedHash {
+pub(super) fn key(byte: u8) -> KeyedHash {
     KeyedHash::new([byte; 32])
 }
 
-fn session(sid: &str, key: KeyedHash) -> ValidationSession {
+pub(super) fn session(sid: &str, key: KeyedHash) -> ValidationSession {
     let attempt = SendAttempt::new(1).expect("a send_attempt");
     let address = email("alice@example.org");
     ValidationSession::open(Sid::new(sid), key, address, attempt, None, NOW, &Lifetimes::default())
 }
 
-fn threepid(owner: &str, address: &str) -> Threepid {
+pub(super) fn threepid(owner: &str, address: &str) -> Threepid {
     Threepid { user_id: user(owner), address: email(address), validated_at: NOW, added_at: NOW }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn message(id: &str, due_at: Timestamp) -> OutboxMessage {
 }
 
 /// Commits what has to go through.
-async fn commit(store: &dyn Store, unit: UnitOfWork) {
+pub(super) async fn commit(store: &dyn Store, unit: UnitOfWork) {
     store.commit(unit).await.expect("the unit meets no conflict");
 }
 
@@ -72,7 +72,7 @@ async fn put(store: &dyn Store, session: ValidationSession) {
     commit(store, UnitOfWork::new().put_session(session)).await;
 }
 
-async fn read(store: &dyn Store, sid: &str) -> Option<ValidationSession> {
+pub(super) async fn read(store: &dyn Store, sid: &str) -> Option<ValidationSession> {
     store.session(&Sid::new(sid)).await.expect("the store answers")
 }
 
@@ -93,7 +93,7 @@ async fn listed(store: &dyn Store, user_id: &str) -> Vec<Threepid> {
 }
 
 #[expect(clippy::panic, reason = "a store that is down fails the case")]
-fn conflict(answer: Result<(), CommitError>) -> Option<Conflict> {
+pub(super) fn conflict(answer: Result<(), CommitError>) -> Option<Conflict> {
     match answer {
         Ok(()) => None,
         Err(CommitError::Conflict(conflict)) => Some(conflict),
@@ -113,7 +113,10 @@ async fn owed(backend: &Backend) -> usize {
     claimed.expect("the outbox answers").len()
 }
 
-fn revised(session: &ValidationSession, revise: impl FnOnce(&mut SessionRecord)) -> ValidationSession {
+pub(super) fn revised(
+    session: &ValidationSession,
+    revise: impl FnOnce(&mut SessionRecord),
+) -> ValidationSession {
     let mut record = session.record().clone();
     revise(&mut record);
     ValidationSession::from_record(record)

@@ -19,7 +19,7 @@ use crate::testing::{MemoryStore, RecordingMailer};
 
 async fn memory() -> Backend {
     let store = Arc::new(MemoryStore::new());
-    Backend::new(store.clone(), store)
+    Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store)
 }
 
 async fn recording() -> MailBackend {
@@ -33,6 +33,14 @@ mod store {
 
 mod outbox {
     crate::outbox_contract!(super::memory());
+}
+
+mod housekeeping {
+    crate::housekeeping_contract!(super::memory());
+}
+
+mod outbox_records {
+    crate::outbox_records_contract!(super::memory());
 }
 
 mod mailer {
@@ -52,6 +60,8 @@ fn every_case_of_a_kit_is_run_by_its_macro() {
         include_str!("store/audit.rs"),
         include_str!("store/elsewhere.rs"),
         include_str!("outbox.rs"),
+        include_str!("housekeeping.rs"),
+        include_str!("outbox_records.rs"),
         include_str!("mailer.rs"),
     ] {
         let cases = kit.lines().filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('));
