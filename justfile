@@ -12,6 +12,12 @@ test:
 quick:
     tests/run quick
 
+# Nothing lost: a hundred kills and every other fault, on both databases; about an hour. See docs/faults.md.
+faults *arguments:
+    cargo build --locked --workspace --all-features
+    target/debug/faults --database sqlite {{arguments}}
+    target/debug/faults --database postgres {{arguments}}
+
 # Format.
 fmt:
     cargo fmt --all

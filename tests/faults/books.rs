@@ -1,9 +1,11 @@
 //! What the database says, read beside the program or after its end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, QueryResult, Statement,
+};
 use serde_json::Value;
 
 use crate::Outcome;
@@ -21,8 +23,19 @@ pub(crate) struct Books {
     pub(crate) owners: HashMap<String, String>,
     /// Owed messages by id.
     pub(crate) messages: BTreeMap<String, Message>,
+    /// Where addresses are published, or may be, and whether that is certain.
+    pub(crate) bindings: BTreeMap<Published, bool>,
     /// What the engine's own check complains about.
     pub(crate) damage: Vec<String>,
+}
+
+/// An address and the account that an identity server names for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Published {
+    /// The address.
+    pub(crate) address: String,
+    /// The account.
+    pub(crate) user: String,
 }
 
 /// A validation session.
@@ -45,6 +58,8 @@ pub(crate) struct Message {
     pub(crate) kind: String,
     /// Which session's token a mail carries.
     pub(crate) sid: Option<String>,
+    /// What an unbind is to end.
+    pub(crate) unbinds: Option<Published>,
     /// `queued`, `sent`, `dead` or `expired`.
     pub(crate) state: String,
     /// Why the last try failed.
@@ -62,6 +77,20 @@ impl Ledger {
     /// How many messages are owed still.
     pub(crate) async fn queued(&self) -> Outcome<u64> {
         let rows = self.all("SELECT count(*) AS number FROM outbox WHERE state = 'queued'").await?;
+        let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "number"))?;
+        Ok(u64::try_from(count)?)
+    }
+
+    /// The ids of the messages that are owed still.
+    pub(crate) async fn queued_ids(&self) -> Outcome<BTreeSet<String>> {
+        let rows = self.all("SELECT id FROM outbox WHERE state = 'queued'").await?;
+        rows.iter().map(|row| text(row, "id")).collect()
+    }
+
+    /// How many messages somebody has under a lease.
+    pub(crate) async fn leased(&self) -> Outcome<u64> {
+        let leased = "SELECT count(*) AS number FROM outbox WHERE state = 'queued' AND lease_id IS NOT NULL";
+        let rows = self.all(leased).await?;
         let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "number"))?;
         Ok(u64::try_from(count)?)
     }
@@ -92,11 +121,16 @@ impl Ledger {
         for row in self.all("SELECT address, user_id FROM threepid").await? {
             books.owners.insert(text(&row, "address")?, text(&row, "user_id")?);
         }
-        for row in self.all("SELECT id, kind, payload, state, last_error FROM outbox").await? {
+        for row in self.all("SELECT address, user_id, state FROM binding").await? {
+            let key = Published { address: text(&row, "address")?, user: text(&row, "user_id")? };
+            books.bindings.insert(key, text(&row, "state")? == "bound");
+        }
+        for row in self.all("SELECT id, kind, payload, subject, state, last_error FROM outbox").await? {
             let payload: Value = serde_json::from_str(&text(&row, "payload")?)?;
             let message = Message {
                 kind: text(&row, "kind")?,
                 sid: payload["sid"].as_str().map(str::to_owned),
+                unbinds: row.try_get::<Option<String>>("", "subject")?.and_then(|key| published(&key)),
                 state: text(&row, "state")?,
                 last_error: row.try_get("", "last_error")?,
             };
@@ -118,10 +152,20 @@ impl Ledger {
     }
 
     async fn damage(&self) -> Outcome<Vec<String>> {
-        if self.0.get_database_backend() != sea_orm::DbBackend::Sqlite {
-            return Ok(Vec::new());
-        }
         let mut damage = Vec::new();
+        if self.0.get_database_backend() != DbBackend::Sqlite {
+            self.0.execute_unprepared("CREATE EXTENSION IF NOT EXISTS amcheck").await?;
+            let heaps = "SELECT relname || ': ' || msg AS said FROM pg_class, verify_heapam(pg_class.oid) \
+                         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+            for row in self.all(heaps).await? {
+                damage.push(text(&row, "said")?);
+            }
+            // Each of these is an error where an index and its table differ.
+            let indexes = "SELECT bt_index_check(oid, true)::text AS said FROM pg_class \
+                           WHERE relkind = 'i' AND relnamespace = 'public'::regnamespace";
+            damage.extend(self.all(indexes).await.err().map(|error| error.to_string()));
+            return Ok(damage);
+        }
         for row in self.all("PRAGMA integrity_check").await? {
             let said = text(&row, "integrity_check")?;
             if said != "ok" {
@@ -137,6 +181,14 @@ impl Ledger {
     async fn all(&self, sql: &str) -> Outcome<Vec<QueryResult>> {
         Ok(self.0.query_all_raw(Statement::from_string(self.0.get_database_backend(), sql)).await?)
     }
+}
+
+/// What the subject of an owed unbind names, which is account, medium, address and server, a line each.
+fn published(subject: &str) -> Option<Published> {
+    let mut lines = subject.lines();
+    let user = lines.next()?.to_owned();
+    let address = lines.nth(1)?.to_owned();
+    Some(Published { address, user })
 }
 
 fn text(row: &QueryResult, column: &str) -> Outcome<String> {

@@ -1,7 +1,7 @@
 //! An HTTP server of the tests' own that can be down, slow or beside itself: a homeserver, an identity server.
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use threepid_tests::peers::free_port;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::Outcome;
@@ -23,8 +24,19 @@ use crate::site::User;
 pub(crate) struct Question {
     /// The path.
     pub(crate) path: String,
+    /// The parameters of the query.
+    pub(crate) query: HashMap<String, String>,
+    /// The header `Authorization`, empty without one.
+    pub(crate) authorization: String,
+    /// The body, `null` where it is no JSON.
+    pub(crate) body: Value,
+}
+
+impl Question {
     /// The bearer token, empty without one.
-    pub(crate) token: String,
+    fn token(&self) -> &str {
+        self.authorization.strip_prefix("Bearer ").unwrap_or_default()
+    }
 }
 
 /// How it behaves.
@@ -34,8 +46,38 @@ pub(crate) enum Mood {
     Well,
     /// Every answer takes so long.
     Slow(Duration),
-    /// Every answer is a proxy's page with 502.
+    /// Every answer is a proxy's page with 502, and nothing is done.
     Broken,
+    /// It does what it is asked, and says that it failed (500).
+    DeniesWhatItDid,
+    /// It does what it is asked, and ends the connection without a word.
+    SilentAfter,
+    /// It does what it is asked, and answers 200 with a page.
+    Babbles,
+}
+
+/// Where a question is held for ever, until whoever asked is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// It has arrived, and nothing is done yet.
+    Arrived,
+    /// What was asked is done, and not answered.
+    Done,
+}
+
+/// The next question of this path is held there, and said to be.
+#[derive(Debug)]
+struct Trap {
+    path: &'static str,
+    hold: Hold,
+    caught: oneshot::Sender<()>,
+}
+
+/// What the connections share.
+#[derive(Debug)]
+struct Conduct {
+    mood: Mood,
+    trap: Option<Trap>,
 }
 
 type Answers = dyn Fn(&Question) -> (u16, Value) + Send + Sync;
@@ -44,7 +86,7 @@ type Answers = dyn Fn(&Question) -> (u16, Value) + Send + Sync;
 pub(crate) struct Fake {
     port: u16,
     answers: Arc<Answers>,
-    mood: Arc<Mutex<Mood>>,
+    conduct: Arc<Mutex<Conduct>>,
     doors: Option<JoinSet<()>>,
 }
 
@@ -52,7 +94,7 @@ impl Fake {
     /// A homeserver that knows these users.
     pub(crate) async fn homeserver(users: &[User]) -> Outcome<Self> {
         let users = users.to_vec();
-        Self::start(move |question| match users.iter().find(|user| user.token == question.token) {
+        Self::start(move |question| match users.iter().find(|user| user.token == question.token()) {
             Some(user) if question.path.ends_with("/account/whoami") => {
                 (200, json!({ "user_id": user.id, "device_id": "DEVICE" }))
             }
@@ -66,8 +108,8 @@ impl Fake {
     pub(crate) async fn start(
         answers: impl Fn(&Question) -> (u16, Value) + Send + Sync + 'static,
     ) -> Outcome<Self> {
-        let mood = Arc::new(Mutex::new(Mood::Well));
-        let mut fake = Self { port: free_port()?, answers: Arc::new(answers), mood, doors: None };
+        let conduct = Arc::new(Mutex::new(Conduct { mood: Mood::Well, trap: None }));
+        let mut fake = Self { port: free_port()?, answers: Arc::new(answers), conduct, doors: None };
         fake.up().await?;
         Ok(fake)
     }
@@ -79,21 +121,28 @@ impl Fake {
 
     /// From now on it behaves so.
     pub(crate) fn set_mood(&self, mood: Mood) {
-        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+        lock(&self.conduct).mood = mood;
+    }
+
+    /// Holds the next question whose path ends so; the answer says when it is caught.
+    pub(crate) fn hold(&self, path: &'static str, hold: Hold) -> oneshot::Receiver<()> {
+        let (caught, is_caught) = oneshot::channel();
+        lock(&self.conduct).trap = Some(Trap { path, hold, caught });
+        is_caught
     }
 
     /// Takes connections, again.
     pub(crate) async fn up(&mut self) -> Outcome<()> {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
-        let (answers, mood) = (Arc::clone(&self.answers), Arc::clone(&self.mood));
+        let (answers, conduct) = (Arc::clone(&self.answers), Arc::clone(&self.conduct));
         let mut doors = JoinSet::new();
         doors.spawn(async move {
             // They end with this task.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (answers, mood) = (Arc::clone(&answers), Arc::clone(&mood));
+                let (answers, conduct) = (Arc::clone(&answers), Arc::clone(&conduct));
                 connections.spawn(async move {
-                    let service = service_fn(|request| answer(request, &answers, &mood));
+                    let service = service_fn(|request| answer(request, &answers, &conduct));
                     // Whoever went away has learnt enough.
                     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
@@ -112,28 +161,52 @@ impl Fake {
     }
 }
 
+fn lock(conduct: &Mutex<Conduct>) -> MutexGuard<'_, Conduct> {
+    conduct.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for ever where the question was to be held there.
+async fn held(conduct: &Mutex<Conduct>, question: &Question, hold: Hold) {
+    let trap = lock(conduct).trap.take_if(|trap| trap.hold == hold && question.path.ends_with(trap.path));
+    if let Some(trap) = trap {
+        let _nobody_waits = trap.caught.send(());
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn read(request: Request<Incoming>) -> Question {
+    let (head, body) = request.into_parts();
+    let authorization = head.headers.get("authorization").and_then(|value| value.to_str().ok());
+    let query = url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    Question {
+        path: head.uri.path().to_owned(),
+        query: query.into_owned().collect(),
+        authorization: authorization.unwrap_or_default().to_owned(),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    }
+}
+
 async fn answer(
     request: Request<Incoming>,
     answers: &Arc<Answers>,
-    mood: &Mutex<Mood>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let bearer =
-        request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let question = Question {
-        path: request.uri().path().to_owned(),
-        token: bearer.trim_start_matches("Bearer ").to_owned(),
-    };
-    let _body = request.into_body().collect().await;
-    let mood = *mood.lock().unwrap_or_else(PoisonError::into_inner);
+    conduct: &Mutex<Conduct>,
+) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    let question = read(request).await;
+    held(conduct, &question, Hold::Arrived).await;
+    let mood = lock(conduct).mood;
     if let Mood::Slow(pause) = mood {
         tokio::time::sleep(pause).await;
     }
+    let page = "<html><h1>502 Bad Gateway</h1></html>".to_owned();
+    let (status, body) = if mood == Mood::Broken { (502, Value::Null) } else { answers(&question) };
+    held(conduct, &question, Hold::Done).await;
     let (status, body) = match mood {
-        Mood::Broken => (502, "<html><h1>502 Bad Gateway</h1></html>".to_owned()),
-        Mood::Well | Mood::Slow(_) => {
-            let (status, body) = answers(&question);
-            (status, body.to_string())
-        }
+        Mood::Broken => (status, page),
+        Mood::Babbles => (200, page),
+        Mood::DeniesWhatItDid => (500, json!({ "errcode": "M_UNKNOWN", "error": "no idea" }).to_string()),
+        Mood::SilentAfter => return Err(std::io::Error::other("nothing to say")),
+        Mood::Well | Mood::Slow(_) => (status, body.to_string()),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();

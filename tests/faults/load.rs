@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) pause: Duration,
     /// Whether every eighth address is one that two clients want.
     pub(crate) contest: bool,
+    /// Whether every eighth mail is asked for twice.
+    pub(crate) repeats: bool,
     /// Whether an address is added once it is proven.
     pub(crate) adds: bool,
     /// Whether what was not answered is asked again; without it, a client ends there.
@@ -63,6 +65,7 @@ impl Plan {
             patience: Duration::from_secs(30),
             pause: Duration::ZERO,
             contest: true,
+            repeats: true,
             adds: true,
             asks_again: true,
             seed,
@@ -235,16 +238,24 @@ impl Records {
 pub(crate) struct Load {
     stop: CancellationToken,
     clients: JoinSet<Records>,
-    answers: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+/// What the clients have seen so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    answers: AtomicU64,
+    acknowledged: AtomicU64,
+    put_off: AtomicU64,
 }
 
 impl Load {
     /// Lets the clients go.
     pub(crate) fn start(target: &Target, plan: &Plan) -> Outcome<Self> {
-        let (stop, answers) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+        let (stop, counters) = (CancellationToken::new(), Arc::<Counters>::default());
         let mut clients = JoinSet::new();
         for number in 0..plan.clients {
-            let mut client = Client::new(target.clone(), number, Arc::clone(&answers))?;
+            let mut client = Client::new(target.clone(), number, Arc::clone(&counters))?;
             client.asks_again = plan.asks_again;
             let (plan, stop) = (plan.clone(), stop.clone());
             clients.spawn(async move {
@@ -252,12 +263,22 @@ impl Load {
                 client.records
             });
         }
-        Ok(Self { stop, clients, answers })
+        Ok(Self { stop, clients, counters })
     }
 
     /// How many answers the clients have seen.
     pub(crate) fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+        self.counters.answers.load(Ordering::Relaxed)
+    }
+
+    /// How many of these were 200.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.counters.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were 503 or 429.
+    pub(crate) fn put_off(&self) -> u64 {
+        self.counters.put_off.load(Ordering::Relaxed)
     }
 
     /// Waits until the clients have seen that many answers more.
@@ -292,7 +313,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     instance: usize,
     asks_again: bool,
-    answers: Arc<AtomicU64>,
+    counters: Arc<Counters>,
     /// The addresses that this client knows to be on each account.
     added: BTreeMap<usize, BTreeSet<String>>,
     pub(crate) records: Records,
@@ -300,14 +321,14 @@ pub(crate) struct Client {
 
 impl Client {
     /// The `number`th client; its requests go to one instance, and to the next one when that does not answer.
-    pub(crate) fn new(target: Target, number: usize, answers: Arc<AtomicU64>) -> Outcome<Self> {
+    pub(crate) fn new(target: Target, number: usize, counters: Arc<Counters>) -> Outcome<Self> {
         let http = reqwest::Client::builder().timeout(ANSWERED_WITHIN).no_proxy().build()?;
         Ok(Self {
             target,
             http,
             instance: number,
             asks_again: true,
-            answers,
+            counters,
             added: BTreeMap::new(),
             records: Records::default(),
         })
@@ -349,7 +370,7 @@ impl Client {
         if !self.request(journey, 1, stop).await {
             return;
         }
-        if chance.once_in(8) && !self.request(journey, 2, stop).await {
+        if chance.once_in(8) && plan.repeats && !self.request(journey, 2, stop).await {
             return;
         }
         self.complete(journey, plan.patience, plan.adds, stop).await;
@@ -507,7 +528,7 @@ impl Client {
     }
 
     /// Makes a request, once.
-    async fn ask(&mut self, request: &Request) -> Answer {
+    pub(crate) async fn ask(&mut self, request: &Request) -> Answer {
         let bases = &self.target.bases;
         let base = bases.get(self.instance % bases.len().max(1)).map_or("", String::as_str);
         let url = format!("{base}{}", request.path);
@@ -539,18 +560,20 @@ impl Client {
                 return Answer::None;
             }
         };
-        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.counters.answers.fetch_add(1, Ordering::Relaxed);
         let Ok(value) = serde_json::from_slice::<Value>(&body) else {
             tally.oddities.push(format!("{} was answered {status} without JSON", request.path));
             return Answer::None;
         };
         if status == 200 {
             tally.acknowledged += 1;
+            self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
             return Answer::Good(value);
         }
         *tally.statuses.entry(status).or_default() += 1;
         tally.failure_times.push(began.elapsed());
         if status == 503 || status == 429 {
+            self.counters.put_off.fetch_add(1, Ordering::Relaxed);
             if !headers.contains_key("retry-after") {
                 tally.oddities.push(format!("{} was answered {status} without Retry-After", request.path));
             }

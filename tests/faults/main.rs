@@ -8,8 +8,9 @@
 
 mod books;
 mod chance;
+mod cluster;
 mod fake;
-
+mod identity_server;
 mod load;
 mod mailbox;
 mod options;
@@ -28,7 +29,7 @@ use options::Options;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let mut options = Options::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -36,5 +37,5 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if runtime.block_on(scenarios::run(&options)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if runtime.block_on(scenarios::run(&mut options)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

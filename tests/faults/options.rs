@@ -2,6 +2,8 @@
 
 use clap::{Parser, ValueEnum};
 
+use crate::cluster::Cluster;
+
 /// Starts threepid under load, breaks something, and counts what was lost.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "faults")]
@@ -24,6 +26,15 @@ pub(crate) struct Options {
     /// How many clients there are.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) clients: usize,
+    /// How many instances share a PostgreSQL where several do.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) instances: usize,
+    /// How many scenarios run at a time. Answers take longer then, and are compared less strictly.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) jobs: usize,
+    /// The PostgreSQL that scenarios share which do not break it; there once they run.
+    #[arg(skip)]
+    pub(crate) cluster: Option<Cluster>,
 }
 
 /// Which engine keeps the data.
@@ -31,6 +42,8 @@ pub(crate) struct Options {
 pub(crate) enum Database {
     /// A file.
     Sqlite,
+    /// A PostgreSQL of the harness's own.
+    Postgres,
 }
 
 impl Options {

@@ -1,7 +1,7 @@
 //! The table.
 
 use std::fmt::{self, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::load::Tally;
@@ -63,8 +63,7 @@ const PROBLEMS_TOLD: usize = 12;
 
 impl Table {
     /// Adds what became of a scenario, and says it.
-    pub(crate) fn add(&mut self, fault: &str, began: Instant, outcome: Outcome<Row>) {
-        let took = began.elapsed();
+    pub(crate) fn add(&mut self, fault: &str, took: Duration, outcome: Outcome<Row>) {
         let row = outcome.unwrap_or_else(|error| Row {
             problems: vec![format!("the scenario could not be run: {error}")],
             ..Row::default()
@@ -105,13 +104,13 @@ impl Table {
     }
 
     /// Says the whole table again, and the count that `tests/run` reads. Whether everything held.
-    pub(crate) fn conclude(&self) -> bool {
+    pub(crate) fn conclude(&self, name: &str) -> bool {
         let mut text = format!("\n{}\n", Self::head());
         for line in &self.lines {
             let _ = writeln!(text, "{line}");
         }
         let ok = if self.failed == 0 { "ok" } else { "FAILED" };
-        let _ = write!(text, "\n     Running faults\n");
+        let _ = write!(text, "\n     Running {name}\n");
         let _ = write!(text, "test result: {ok}. {} passed; {} failed; 0 ignored", self.passed, self.failed);
         say(text);
         self.failed == 0 && self.passed > 0

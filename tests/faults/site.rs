@@ -2,7 +2,7 @@
 //!
 //! The program keeps its port and its database over every restart, as it would under a supervisor.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::books::{Books, Ledger};
+use crate::cluster::Cluster;
 use crate::load::{Load, Plan, Records, Target, finish};
 use crate::mailbox::Mailbox;
 use crate::options::{Database, Options};
@@ -40,6 +41,7 @@ pub(crate) struct Site {
     pub(crate) users: Vec<User>,
     folder: TempDir,
     database_url: String,
+    cluster: Option<Cluster>,
     variables: Vec<(String, String)>,
     instances: Vec<Instance>,
     limitable: bool,
@@ -66,6 +68,8 @@ pub(crate) struct SiteBuilder {
     variables: Vec<(String, String)>,
     homeserver: Option<Vec<User>>,
     database: Database,
+    cluster: Option<Cluster>,
+    instances: usize,
     limitable: bool,
     log_to: Option<&'static str>,
 }
@@ -81,6 +85,18 @@ impl SiteBuilder {
     pub(crate) fn homeserver(self, base: &str, users: Vec<User>) -> Self {
         let with = Self { homeserver: Some(users), ..self };
         with.set("ACCOUNTS", "homeserver").set("HOMESERVER__BASE_URL", base)
+    }
+
+    /// The database is made there, instead of where all are.
+    pub(crate) fn on(mut self, cluster: &Cluster) -> Self {
+        self.cluster = Some(cluster.clone());
+        self
+    }
+
+    /// So many processes share the database.
+    pub(crate) fn instances(mut self, count: usize) -> Self {
+        self.instances = count.max(1);
+        self
     }
 
     /// The program's files can be kept from growing.
@@ -100,12 +116,18 @@ impl SiteBuilder {
         let smtp = Arc::new(SmtpServer::start().await?);
         let mailbox = Mailbox::open(Arc::clone(&smtp));
         let folder = temp_folder("faults")?;
-        let database_url = match self.database {
-            Database::Sqlite => format!("sqlite://{}", folder.path().join("threepid.db").display()),
+        let database_url = match (self.database, &self.cluster) {
+            (Database::Sqlite, _) => format!("sqlite://{}", folder.path().join("threepid.db").display()),
+            (Database::Postgres, Some(cluster)) => cluster.database().await?,
+            (Database::Postgres, None) => return Err("there is no PostgreSQL".into()),
         };
-        let first = Instance { port: free_port()?, program: None };
+        let mut instances = Vec::new();
+        for _ in 0..self.instances {
+            instances.push(Instance { port: free_port()?, program: None });
+        }
         let mut variables = usual_settings(&database_url, smtp.port());
-        variables.push(("THREEPID_PUBLIC_BASE_URL".to_owned(), first.base()));
+        let first = instances.first().map(Instance::base).unwrap_or_default();
+        variables.push(("THREEPID_PUBLIC_BASE_URL".to_owned(), first));
         variables.extend(self.variables);
         let mut site = Site {
             smtp,
@@ -113,8 +135,9 @@ impl SiteBuilder {
             users: self.homeserver.unwrap_or_default(),
             folder,
             database_url,
+            cluster: self.cluster,
             variables,
-            instances: vec![first],
+            instances,
             limitable: self.limitable,
             log_to: self.log_to,
             broken: Vec::new(),
@@ -122,7 +145,9 @@ impl SiteBuilder {
         if site.users.is_empty() {
             site.add_accounts(self.users).await?;
         }
-        site.start(0).await?;
+        for instance in 0..self.instances {
+            site.start(instance).await?;
+        }
         Ok(site)
     }
 }
@@ -133,6 +158,9 @@ fn usual_settings(database_url: &str, smtp_port: u16) -> Vec<(String, String)> {
     let mut set = |name: &str, value: &str| settings.push((format!("THREEPID_{name}"), value.to_owned()));
     set("ACCOUNTS", "local");
     set("DATABASE__URL", database_url);
+    if !database_url.starts_with("sqlite:") {
+        set("SERVER_KEY__VALUE", &"5e".repeat(32));
+    }
     set("MAIL__FROM", "noreply@threepid.example");
     set("MAIL__SMTP__HOST", "127.0.0.1");
     set("MAIL__SMTP__PORT", &smtp_port.to_string());
@@ -151,7 +179,8 @@ fn usual_settings(database_url: &str, smtp_port: u16) -> Vec<(String, String)> {
     }
     set("RELAY__FIRST_RETRY", "200ms");
     set("RELAY__LONGEST_RETRY", "1s");
-    set("RELAY__LEASE", "3s");
+    // Long enough that a machine with much else to do does not send twice what it is sending.
+    set("RELAY__LEASE", "6s");
     set("LOG__LEVEL", "warn");
     set("LOG__FORMAT", "text");
     settings
@@ -165,6 +194,8 @@ impl Site {
             variables: Vec::new(),
             homeserver: None,
             database: options.database,
+            cluster: options.cluster.clone(),
+            instances: 1,
             limitable: false,
             log_to: None,
         }
@@ -237,8 +268,29 @@ impl Site {
         Ok(())
     }
 
-    /// Puts a copy in the database's place, as `docs/operating/backup.md` says. The program does not run.
-    pub(crate) fn restore(&self, copy: &Path) -> Outcome<()> {
+    /// Takes a backup while the program writes, as `docs/backup.md` says.
+    pub(crate) async fn back_up(&self) -> Outcome<PathBuf> {
+        let copy = self.folder.path().join("backup");
+        match &self.cluster {
+            Some(cluster) => cluster.dump(&self.database_url, &copy).await?,
+            None => {
+                let ledger = self.ledger().await?;
+                ledger.copy_to(&copy.display().to_string()).await?;
+                ledger.close().await?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Puts a backup in the database's place. The program does not run.
+    pub(crate) async fn restore(&mut self, copy: &Path) -> Outcome<()> {
+        if let Some(cluster) = &self.cluster {
+            self.database_url = cluster.restore(copy).await?;
+            let setting = "THREEPID_DATABASE__URL";
+            self.variables.retain(|(name, _)| name != setting);
+            self.variables.push((setting.to_owned(), self.database_url.clone()));
+            return Ok(());
+        }
         let file = self.folder.path().join("threepid.db");
         for beside in ["db-wal", "db-shm"] {
             let beside = file.with_extension(beside);
@@ -248,6 +300,11 @@ impl Site {
         }
         std::fs::rename(copy, file)?;
         Ok(())
+    }
+
+    /// The database's URL.
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
     }
 
     /// The folder of the database, on SQLite.
@@ -312,6 +369,11 @@ impl Site {
         let books = ledger.read().await?;
         ledger.close().await?;
         Ok(books)
+    }
+
+    /// Lines of the programs' logs that no fault from outside explains.
+    pub(crate) fn broken(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.broken)
     }
 
     /// Lets what was left open be done, waits until nothing is owed, stops the program, and compares.

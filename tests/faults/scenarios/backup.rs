@@ -1,4 +1,4 @@
-//! A backup that is taken under load, as `docs/operating/backup.md` says, restores to a state that reconciles.
+//! A backup that is taken under load, as `docs/backup.md` says, restores to a state that reconciles.
 
 use crate::Outcome;
 use crate::load::Plan;
@@ -16,16 +16,13 @@ pub(super) async fn run(options: &Options) -> Outcome<Row> {
 
     let load = site.load(&Plan::journeys("during", options.clients, options.seed))?;
     load.answered(options.amount(60, 600)).await?;
-    let copy = site.folder().join("backup.db");
-    let ledger = site.ledger().await?;
-    ledger.copy_to(&copy.display().to_string()).await?;
-    ledger.close().await?;
+    let copy = site.back_up().await?;
     row.faults += 1;
     load.answered(options.amount(60, 600)).await?;
     let later = load.stop().await?;
     site.drained().await?;
     row.check(site.terminate(0).await? == 0, || "it did not stop well".to_owned());
-    site.restore(&copy)?;
+    site.restore(&copy).await?;
 
     // What was acknowledged after the backup was begun may be in it or not, whole.
     let forgotten = later.journeys.iter().map(crate::load::Journey::without_answers);

@@ -106,11 +106,13 @@ fn value(link: &Url, name: &str) -> Option<String> {
     link.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-pub(super) async fn run(_options: &Options) -> Outcome<Row> {
+pub(super) async fn run(options: &Options) -> Outcome<Row> {
     let folder = temp_folder("clock")?;
-    let database =
-        Database::connect(&ConnectSettings::new(folder.path().join("clock.db").display().to_string()))
-            .await?;
+    let url = match &options.cluster {
+        Some(cluster) => cluster.database().await?,
+        None => folder.path().join("clock.db").display().to_string(),
+    };
+    let database = Database::connect(&ConnectSettings::new(url)).await?;
     database.migrate().await?;
     let store = Arc::new(SeaOrmStore::new(database.clone()));
     let (clock, mailer) = (Arc::new(FixedClock::default()), Arc::new(RecordingMailer::default()));

@@ -18,7 +18,7 @@ pub(super) async fn run(options: &Options) -> Outcome<Row> {
     let mut chance = Chance::new(options.seed, 0);
     let mut row = Row::default();
     let load = site.load(&Plan::journeys("kill", options.clients, options.seed))?;
-    for _ in 0..options.rounds(5, 100) {
+    for _ in 0..options.rounds(4, 100) {
         load.answered(1 + chance.below(150)).await?;
         // Anywhere between two answers, too.
         tokio::time::sleep(Duration::from_micros(chance.below(8_000))).await;

@@ -27,6 +27,8 @@ const LONGEST_SOCKET_FOLDER: usize = 85;
 pub struct PostgresBuilder {
     durable: bool,
     tls: bool,
+    small_log_files: bool,
+    trusting: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -40,6 +42,18 @@ impl PostgresBuilder {
     /// Takes connections over TLS, too, with a certificate for `localhost` and `127.0.0.1`; see [`Postgres::ca`].
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Cuts the write-ahead log into files of 1 MiB instead of 16, so that [`Postgres::limit_file_size`] can be as low.
+    pub fn small_log_files(mut self) -> Self {
+        self.small_log_files = true;
+        self
+    }
+
+    /// Asks nobody for the password, which a program built without optimisation takes long to prove.
+    pub fn trusting(mut self) -> Self {
+        self.trusting = true;
         self
     }
 
@@ -64,8 +78,11 @@ impl PostgresBuilder {
         let data = folder.path().join("data");
         account
             .spec("initdb", programs.join("initdb"))
-            .args(["--username", USER, "--auth-local=trust", "--auth-host=scram-sha-256"])
-            .args(["--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions", "--pwfile"])
+            .args(["--username", USER, "--auth-local=trust"])
+            .arg(if self.trusting { "--auth-host=trust" } else { "--auth-host=scram-sha-256" })
+            .args(["--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"])
+            .args(self.small_log_files.then_some("--wal-segsize=1"))
+            .arg("--pwfile")
             .arg(&password)
             .arg("--pgdata")
             .arg(&data)
@@ -103,6 +120,7 @@ impl PostgresBuilder {
         let spec = account.spec("postgres", programs.join("postgres")).arg("-D").arg(&data);
         let mut postgres = Postgres {
             process: None,
+            account,
             spec,
             programs,
             data,
@@ -121,6 +139,7 @@ impl PostgresBuilder {
 #[derive(Debug)]
 pub struct Postgres {
     process: Option<Process>,
+    account: Account,
     spec: Spec,
     programs: PathBuf,
     data: PathBuf,
@@ -222,6 +241,56 @@ impl Postgres {
         answer.parse().map_err(|_| PeerError::new(format!("psql answered {answer:?}")))
     }
 
+    /// Copies a database into a file, as `pg_dump` in its custom format does, while others go on writing.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer.
+    pub async fn dump(&self, database: &str, to: &Path) -> Result<(), PeerError> {
+        let dump = Spec::new("pg_dump", self.programs.join("pg_dump"))
+            .args(["--format=custom", "--no-owner", "--file"])
+            .arg(to)
+            .arg(self.url(database));
+        in_the_background(dump).await
+    }
+
+    /// Fills an empty database from such a file.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer, or something of the file cannot be restored.
+    pub async fn restore(&self, database: &str, from: &Path) -> Result<(), PeerError> {
+        let restore = Spec::new("pg_restore", self.programs.join("pg_restore"))
+            .args(["--no-owner", "--exit-on-error", "--single-transaction", "--dbname"])
+            .arg(self.url(database))
+            .arg(from);
+        in_the_background(restore).await
+    }
+
+    /// From now on no file of the server's can be longer than so many bytes; `None` lifts the limit again. PostgreSQL
+    /// takes a write beyond it for a full disk.
+    ///
+    /// # Errors
+    ///
+    /// The server is stopped.
+    pub fn limit_file_size(&self, bytes: Option<u64>) -> Result<(), PeerError> {
+        let postmaster = self.postmaster().ok_or_else(|| PeerError::new("PostgreSQL is stopped"))?;
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        // As the account whose processes they are: another one may not, not even a root in a container.
+        let limit = |process: Pid| {
+            let process = format!("--pid={}", process.as_raw_nonzero());
+            let prlimit = self.account.spec("prlimit", "/usr/bin/prlimit".into());
+            prlimit.arg(process).arg(format!("--fsize={limit}:")).output()
+        };
+        // Those that it starts from now on have it from their parent.
+        limit(postmaster)?;
+        for process in children(postmaster) {
+            // One that ends meanwhile writes nothing any more.
+            let _ = limit(process);
+        }
+        Ok(())
+    }
+
     /// Stops the server as an operator would (fast: connections are ended, their transactions rolled back).
     ///
     /// # Errors
@@ -297,6 +366,12 @@ impl Drop for Postgres {
             let _ = kill_process(process, Signal::KILL);
         }
     }
+}
+
+/// Runs a program to its end without holding up others.
+async fn in_the_background(program: Spec) -> Result<(), PeerError> {
+    let ended = tokio::task::spawn_blocking(move || program.output()).await;
+    ended.map_err(|error| PeerError::new(error.to_string()))?.map(|_said| ())
 }
 
 /// The processes whose parent this is.

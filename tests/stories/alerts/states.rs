@@ -274,6 +274,14 @@ impl RateLimiter for Breaking {
         // As `panic!`, without the lines on standard error.
         std::panic::resume_unwind(Box::new("the limiter broke"))
     }
+
+    async fn look(&self, _limit: Limit, _subject: String) -> Result<Verdict, Unavailable> {
+        Ok(Verdict::Allowed)
+    }
+
+    async fn give_back(&self, _limit: Limit, _subject: String) -> Result<(), Unavailable> {
+        Ok(())
+    }
 }
 
 async fn panicking() -> Outcome<State> {

@@ -166,7 +166,8 @@ async fn recognise(connection: &mut PgConnection) -> Result<(), Refusal> {
         match made.execute(&mut *connection).await {
             // Processes that start at once collide in the engine's catalogue; one of them has made the table.
             Err(error)
-                if matches!(code(&error).as_deref(), Some("23505" | "42P07")) && tries < MARK_TRIES =>
+                if matches!(code(&error).as_deref(), Some("23505" | "42710" | "42P07"))
+                    && tries < MARK_TRIES =>
             {
                 tries += 1;
             }
