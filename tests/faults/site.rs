@@ -268,7 +268,7 @@ impl Site {
         Ok(())
     }
 
-    /// Takes a backup while the program writes, as `docs/backup.md` says.
+    /// Takes a backup while the program writes, as `docs/operating/backup.md` says.
     pub(crate) async fn back_up(&self) -> Outcome<PathBuf> {
         let copy = self.folder.path().join("backup");
         match &self.cluster {

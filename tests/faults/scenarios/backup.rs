@@ -1,4 +1,4 @@
-//! A backup that is taken under load, as `docs/backup.md` says, restores to a state that reconciles.
+//! A backup that is taken under load, as `docs/operating/backup.md` says, restores to a state that reconciles.
 
 use crate::Outcome;
 use crate::load::Plan;
