@@ -38,6 +38,11 @@ demo *arguments:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --all-features
 
+# Requests that schemathesis makes up, more of them and others each time.
+fuzz-api examples='1000':
+    SCHEMATHESIS_EXAMPLES={{examples}} SCHEMATHESIS_SEED=$(date +%s) \
+        cargo test --package threepid-tests --all-features --test stories openapi -- --nocapture
+
 # Install the real peers of the tests.
 peers:
     tests/setup

@@ -16,6 +16,7 @@ mod import;
 mod main_thread;
 mod mirror;
 mod monitoring;
+mod openapi;
 mod outbox;
 mod peers;
 mod postgres;

@@ -31,3 +31,8 @@ pub use http::{ForwardingHeader, HttpSettings};
 pub use metrics::{Metrics, PoolState};
 pub use server::ServeError;
 pub use worker::{Worker, WorkerSettings};
+
+/// The OpenAPI 3.1 document of the API: JSON, ended by a line feed.
+pub fn openapi() -> &'static str {
+    http::DOCUMENT.as_str()
+}

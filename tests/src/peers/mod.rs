@@ -10,6 +10,7 @@ mod postgres;
 mod process;
 mod program;
 mod prometheus;
+mod schemathesis;
 mod smtp;
 mod sydent;
 mod synapse;
@@ -25,6 +26,7 @@ pub use process::{
 };
 pub use program::Program;
 pub use prometheus::{Prometheus, check_rules, test_rules};
+pub use schemathesis::{Findings, Schemathesis};
 pub use smtp::{CapturedMail, SmtpMode, SmtpSecurity, SmtpServer, SmtpServerBuilder};
 pub use sydent::{IdentityAccount, Sydent};
 pub use synapse::{Synapse, SynapseBuilder, User};

@@ -62,6 +62,8 @@ enum Command {
     Outbox(outbox::Command),
     /// Tell how contacts changed: who, what, through which door, when. Addresses are whole.
     Audit(audit::Arguments),
+    /// Print the OpenAPI 3.1 document of the API, which is served at /_threepid/openapi.json, too.
+    Openapi,
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -139,6 +141,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Import(command) => block_on(command.run(&settings, Output)),
         Command::Outbox(command) => block_on(command.run(&settings, Output)),
         Command::Audit(arguments) => block_on(audit::run(arguments, &settings, Output)),
+        Command::Openapi => {
+            Output.text(threepid_server::openapi());
+            Ok(())
+        }
         Command::Config(command) => command.run(&settings, Output),
     };
     match outcome {

@@ -13,6 +13,12 @@ use super::Api;
 use super::caller::Caller;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object, parse_sid};
+use super::openapi::{
+    AskedBy, CLIENT_SECRET, Field, ID_ACCESS_TOKEN, ID_SERVER, Kind, Operation, SID, Takes,
+};
+
+/// What proves an address: a session of this server's, or of an identity server's.
+const CREDS: Kind = Kind::Object(&[SID, CLIENT_SECRET, ID_SERVER.or_none(), ID_ACCESS_TOKEN.or_none()]);
 
 /// The credentials, under either spelling: `threePidCreds` is that of r0.0.1.
 pub(crate) struct Body {
@@ -24,6 +30,12 @@ pub(crate) struct Body {
 }
 
 impl FromJson for Body {
+    const FIELDS: &'static [Field] = &[
+        Field::either("three_pid_creds", CREDS, "What proves the address."),
+        Field::either("threePidCreds", CREDS, "The same under the name that r0.0.1 gave it."),
+        Field::optional("bind", Kind::Boolean, "Whether the identity server is to publish the address, too."),
+    ];
+
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
         let creds = match object.object("three_pid_creds")? {
             Some(creds) => creds,
@@ -38,6 +50,27 @@ impl FromJson for Body {
         })
     }
 }
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "addProven",
+    summary: "Adds a proven address to the caller's account",
+    about: "The same request again answers 200. The specification deprecates it, since it asks for no password; \
+        an operator may have switched it off.",
+    specification: Some("post_matrixclientv3account3pid"),
+    deprecated: true,
+    asked_by: AskedBy::Account,
+    takes: Takes::Json(Body::FIELDS),
+    fails: &[
+        (400, "M_THREEPID_IN_USE"),
+        (400, "M_SERVER_NOT_TRUSTED"),
+        (403, "M_THREEPID_AUTH_FAILED"),
+        (403, "M_THREEPID_DENIED"),
+        (403, "M_FORBIDDEN"),
+    ],
+    asks_identity_servers: true,
+    ..Operation::BASE
+};
 
 /// Spends the session and adds its address.
 pub(crate) async fn handle(

@@ -14,6 +14,7 @@ use super::Api;
 use super::caller::Caller;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object, parse_sid};
+use super::openapi::{AskedBy, CLIENT_SECRET, Field, Kind, Operation, SID, Takes};
 
 /// What the client sends.
 pub(crate) struct Body {
@@ -23,6 +24,12 @@ pub(crate) struct Body {
 }
 
 impl FromJson for Body {
+    const FIELDS: &'static [Field] = &[
+        SID,
+        CLIENT_SECRET,
+        Field::optional("auth", Kind::Any, "The answer to a challenge, with its `session`."),
+    ];
+
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
         Ok(Self {
             sid: object.parsed("sid", parse_sid)?,
@@ -31,6 +38,26 @@ impl FromJson for Body {
         })
     }
 }
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "addReauthenticated",
+    summary: "Adds a proven address once the caller has proven again who they are",
+    about: "The first request is answered 401 with the homeserver's challenge; the second carries its answer.",
+    specification: Some("post_matrixclientv3account3pidadd"),
+    asked_by: AskedBy::Account,
+    takes: Takes::Json(Body::FIELDS),
+    fails: &[
+        (400, "M_THREEPID_AUTH_FAILED"),
+        (400, "M_THREEPID_IN_USE"),
+        (400, "M_SERVER_NOT_TRUSTED"),
+        (403, "M_THREEPID_DENIED"),
+        (403, "M_FORBIDDEN"),
+    ],
+    asks_identity_servers: true,
+    challenges: true,
+    ..Operation::BASE
+};
 
 /// Asks again who is asking, then spends the session and adds its address.
 pub(crate) async fn handle(

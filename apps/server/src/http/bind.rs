@@ -13,6 +13,7 @@ use super::Api;
 use super::caller::Caller;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object, parse_sid};
+use super::openapi::{AskedBy, CLIENT_SECRET, Field, ID_ACCESS_TOKEN, ID_SERVER, Operation, SID, Takes};
 
 /// What the client sends.
 pub(crate) struct Body {
@@ -23,6 +24,8 @@ pub(crate) struct Body {
 }
 
 impl FromJson for Body {
+    const FIELDS: &'static [Field] = &[ID_SERVER, ID_ACCESS_TOKEN, SID, CLIENT_SECRET];
+
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
         Ok(Self {
             id_server: object.parsed("id_server", IdentityServerName::parse)?,
@@ -32,6 +35,18 @@ impl FromJson for Body {
         })
     }
 }
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "bind",
+    summary: "Has an identity server publish an address for the caller's account",
+    specification: Some("post_matrixclientv3account3pidbind"),
+    asked_by: AskedBy::Account,
+    takes: Takes::Json(Body::FIELDS),
+    fails: &[(400, "M_SERVER_NOT_TRUSTED"), (400, "M_SESSION_NOT_VALIDATED"), (403, "M_FORBIDDEN")],
+    asks_identity_servers: true,
+    ..Operation::BASE
+};
 
 /// Binds, recorded before and after.
 pub(crate) async fn handle(

@@ -22,9 +22,20 @@ use threepid_domain::use_cases::Changes;
 use super::Api;
 use super::caller::Shown;
 use super::error::{ApiError, json_response, set_retry_after};
+use super::openapi::{AskedBy, Field, Gives, Kind, Operation};
 
 /// What clients look at before they offer to change contacts.
 const CHANGES: &str = "m.3pid_changes";
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "capabilities",
+    summary: "What the server can do: the homeserver's answer, but for m.3pid_changes",
+    specification: Some("get_matrixclientv3capabilities"),
+    asked_by: AskedBy::AccountOrGuest,
+    gives: Gives::Json(&[Field::required("capabilities", Kind::Any, "By name.")]),
+    ..Operation::BASE
+};
 
 /// Says what the server can do. Guests may know it, too.
 pub(crate) async fn handle(State(api): State<Api>, Shown(credentials): Shown) -> Result<Response, ApiError> {

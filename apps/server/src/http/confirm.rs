@@ -15,7 +15,31 @@ use super::caller::query_value;
 use super::client_ip::ClientIp;
 use super::error::{ApiError, set_retry_after};
 use super::json::read_body;
+use super::openapi::{Field, Gives, Operation, SID, TOKEN, Takes};
 use super::page::{page, redirect};
+
+/// What a link and a form carry.
+const PROOF: &[Field] = &[SID, TOKEN];
+
+/// What the document says about opening the link.
+pub(crate) const SHOW: Operation = Operation {
+    id: "showConfirmPage",
+    summary: "The page that the link in a mail leads to; opening it changes nothing",
+    takes: Takes::Query(PROOF),
+    gives: Gives::Page,
+    fails: &[(400, "")],
+    ..Operation::BASE
+};
+
+/// What the document says about the page's form.
+pub(crate) const SUBMIT: Operation = Operation {
+    id: "confirm",
+    summary: "The page's button: validates the session",
+    takes: Takes::Form(PROOF),
+    gives: Gives::PageOrRedirect,
+    fails: &[(400, ""), (429, "")],
+    ..Operation::BASE
+};
 
 /// Asks whether it was meant.
 pub(crate) async fn show(State(api): State<Api>, RawQuery(query): RawQuery) -> Response {

@@ -13,6 +13,7 @@ use super::Api;
 use super::caller::Caller;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object};
+use super::openapi::{ADDRESS, AskedBy, Field, Gives, ID_SERVER, MEDIUM, Operation, Takes, UNBIND_RESULT};
 
 /// What the client sends; `/unbind` takes the same.
 pub(crate) struct Body {
@@ -21,6 +22,8 @@ pub(crate) struct Body {
 }
 
 impl FromJson for Body {
+    const FIELDS: &'static [Field] = &[MEDIUM, ADDRESS, ID_SERVER.or_none()];
+
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
         let medium =
             object.parsed("medium", |text| Medium::parse(text).ok_or("medium must be email or msisdn"))?;
@@ -30,6 +33,19 @@ impl FromJson for Body {
         })
     }
 }
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "delete",
+    summary: "Removes an address from the caller's account, and from the identity servers that have it",
+    about: "The address is gone whatever the identity servers answer; what one of them owes is tried again later.",
+    specification: Some("post_matrixclientv3account3piddelete"),
+    asked_by: AskedBy::Account,
+    takes: Takes::Json(Body::FIELDS),
+    gives: Gives::Json(&[UNBIND_RESULT]),
+    fails: &[(403, "M_FORBIDDEN")],
+    ..Operation::BASE
+};
 
 /// Removes the address, then unbinds it as far as that can be done at once.
 pub(crate) async fn handle(

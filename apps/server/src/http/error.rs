@@ -303,15 +303,19 @@ pub(crate) fn set_retry_after(response: &mut Response, wait: Option<Duration>) {
 
 /// A JSON answer. It belongs to one client: nobody in between keeps it, and no browser guesses what it is.
 pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
-    let (status, body) = match serde_json::to_vec(body) {
-        Ok(body) => (status, body),
+    match serde_json::to_vec(body) {
+        Ok(body) => json_text(status, body),
         Err(error) => {
             tracing::error!(%error, "an answer cannot be written as JSON");
             let body = json!({ "errcode": "M_UNKNOWN", "error": "Something went wrong on this server." });
-            (StatusCode::INTERNAL_SERVER_ERROR, body.to_string().into_bytes())
+            json_text(StatusCode::INTERNAL_SERVER_ERROR, body.to_string())
         }
-    };
-    let mut response = Response::new(Body::from(body));
+    }
+}
+
+/// The same, of JSON that is written already.
+pub(crate) fn json_text(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -7,6 +7,17 @@ use serde_json::json;
 
 use super::Api;
 use super::error::{ApiError, json_response};
+use super::openapi::{Field, Gives, Kind, Operation};
+
+const STATUS: Gives = Gives::Json(&[Field::required("status", Kind::OneOf(&["ok"]), "")]);
+
+/// What the document says about life.
+pub(crate) const LIVE: Operation =
+    Operation { id: "live", summary: "The process answers", gives: STATUS, ..Operation::BASE };
+
+/// What the document says about readiness.
+pub(crate) const READY: Operation =
+    Operation { id: "ready", summary: "Storage answers, too", gives: STATUS, ..Operation::BASE };
 
 /// The process answers.
 pub(crate) async fn live() -> Response {

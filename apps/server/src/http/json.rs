@@ -16,12 +16,16 @@ use threepid_domain::model::Sid;
 
 use super::Api;
 use super::error::ApiError;
+use super::openapi::{Field, Kind};
 
 /// Nested deeper than this, a body is not read: as deep as serde_json reads values.
 const DEEPEST: usize = 127;
 
 /// A request that is read out of a JSON object.
 pub(crate) trait FromJson: Sized {
+    /// What the object may hold, for the document of the API. Nothing else is read.
+    const FIELDS: &'static [Field];
+
     /// Parses it into values of the domain.
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError>;
 }
@@ -35,7 +39,7 @@ impl<T: FromJson> FromRequest<Api> for Json<T> {
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         let body = read_body(request, api).await?;
         let text = std::str::from_utf8(&body).map_err(|_| ApiError::NotJson("it is not UTF-8".into()))?;
-        T::from_json(&Object::parse(text)?).map(Self)
+        T::from_json(&Object::parse(text, T::FIELDS)?).map(Self)
     }
 }
 
@@ -51,32 +55,46 @@ pub(crate) async fn read_body(request: Request, api: &Api) -> Result<Bytes, ApiE
 }
 
 /// A JSON object whose fields are parsed when they are asked for.
-pub(crate) struct Object<'a>(BTreeMap<String, &'a RawValue>);
+pub(crate) struct Object<'a> {
+    fields: &'static [Field],
+    values: BTreeMap<String, &'a RawValue>,
+}
 
 impl<'a> Object<'a> {
-    fn parse(text: &'a str) -> Result<Self, ApiError> {
+    fn parse(text: &'a str, fields: &'static [Field]) -> Result<Self, ApiError> {
         if depth(text) > DEEPEST {
             return Err(ApiError::NotJson("it is nested too deep".into()));
         }
         let value: &RawValue = serde_json::from_str(text).map_err(|error| not_json(&error))?;
-        Self::from_raw(value, "the body")
+        Self::from_raw(value, "the body", fields)
     }
 
-    fn from_raw(value: &'a RawValue, name: &str) -> Result<Self, ApiError> {
+    fn from_raw(value: &'a RawValue, name: &str, fields: &'static [Field]) -> Result<Self, ApiError> {
         if !value.get().starts_with('{') {
             return Err(ApiError::BadJson(format!("{name} has to be an object")));
         }
-        serde_json::from_str(value.get()).map(Self).map_err(|error| not_json(&error))
+        let values = serde_json::from_str(value.get()).map_err(|error| not_json(&error))?;
+        Ok(Self { fields, values })
     }
 
-    /// A field that is there; `null` is absent.
+    /// What the document says about a field.
+    fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// A field that is there; `null` is absent, and so is what the document does not name.
     fn raw(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.get(name).copied().filter(|value| value.get() != "null")
+        self.field(name)?;
+        self.values.get(name).copied().filter(|value| value.get() != "null")
     }
 
     /// A field that may be absent, as an object.
     pub(crate) fn object(&self, name: &str) -> Result<Option<Object<'a>>, ApiError> {
-        self.raw(name).map(|value| Self::from_raw(value, name)).transpose()
+        let fields = match self.field(name).map(|field| field.kind) {
+            Some(Kind::Object(fields)) => fields,
+            _ => &[],
+        };
+        self.raw(name).map(|value| Self::from_raw(value, name, fields)).transpose()
     }
 
     /// A field that may be absent, as an object that is passed on unread.

@@ -11,6 +11,32 @@ use threepid_domain::model::{Medium, Threepid};
 use super::Api;
 use super::caller::Caller;
 use super::error::{ApiError, json_response};
+use super::openapi::{ADDRESS, AskedBy, Field, Gives, Kind, LARGEST_INTEGER, MEDIUM, Operation};
+
+const THREEPID: &[Field] = &[
+    MEDIUM,
+    ADDRESS,
+    Field::required(
+        "validated_at",
+        Kind::Integer(LARGEST_INTEGER),
+        "When it was proven last, in milliseconds.",
+    ),
+    Field::required(
+        "added_at",
+        Kind::Integer(LARGEST_INTEGER),
+        "When it came to the account, in milliseconds.",
+    ),
+];
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "list",
+    summary: "The addresses of the caller's account, oldest first",
+    specification: Some("get_matrixclientv3account3pid"),
+    asked_by: AskedBy::Account,
+    gives: Gives::Json(&[Field::required("threepids", Kind::List(THREEPID), "")]),
+    ..Operation::BASE
+};
 
 /// Lists the caller's threepids, oldest first.
 pub(crate) async fn handle(

@@ -16,8 +16,10 @@ mod health;
 mod json;
 mod layers;
 mod list;
+mod openapi;
 mod page;
 mod request_email_token;
+mod routes;
 mod settings;
 mod submit_token;
 #[cfg(test)]
@@ -27,14 +29,14 @@ mod unbind;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
 use threepid_domain::ports::{Store, Templates};
 use threepid_domain::use_cases::{ConfirmLinks, Contacts, WhoAsks};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub(crate) use error::chain;
+pub(crate) use openapi::DOCUMENT;
+pub(crate) use routes::router;
 pub use settings::{ForwardingHeader, HttpSettings};
 
 use crate::metrics::Metrics;
@@ -116,33 +118,6 @@ impl Api {
             },
         }
     }
-}
-
-/// The routes, without a fallback.
-pub(crate) fn router(api: &Api) -> Router {
-    let mut router = Router::new()
-        .route("/_threepid/confirm", get(confirm::show).post(confirm::submit))
-        .route("/_threepid/submit_token", post(submit_token::handle))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready));
-    for version in ["r0", "v3", "unstable"] {
-        let path = |rest: &str| format!("/_matrix/client/{version}/account/3pid{rest}");
-        router = router
-            .route(&path(""), get(list::handle).post(add::handle))
-            .route(&path("/email/requestToken"), post(request_email_token::handle))
-            .route(&path("/add"), post(add_reauthenticated::handle))
-            .route(&path("/bind"), post(bind::handle))
-            .route(&path("/unbind"), post(unbind::handle))
-            .route(&path("/delete"), post(delete::handle));
-    }
-    for version in ["r0", "v3"] {
-        let path = format!("/_matrix/client/{version}/capabilities");
-        router = router.route(&path, get(capabilities::handle));
-    }
-    router
-        .method_not_allowed_fallback(layers::method_not_allowed)
-        .layer(DefaultBodyLimit::max(api.settings.max_body_bytes))
-        .with_state(api.clone())
 }
 
 /// The routes and everything around them; `extra` is mounted beside them.

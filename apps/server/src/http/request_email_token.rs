@@ -17,6 +17,9 @@ use super::Api;
 use super::client_ip::ClientIp;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object};
+use super::openapi::{
+    CLIENT_SECRET, Field, Gives, ID_ACCESS_TOKEN, ID_SERVER, Kind, LARGEST_INTEGER, Operation, SID, Takes,
+};
 
 /// What the client sends.
 pub(crate) struct Body {
@@ -29,6 +32,20 @@ pub(crate) struct Body {
 }
 
 impl FromJson for Body {
+    const FIELDS: &'static [Field] = &[
+        CLIENT_SECRET,
+        Field::required("email", Kind::Text, "The address to prove.").like("alice@example.org"),
+        Field::required(
+            "send_attempt",
+            Kind::Integer(LARGEST_INTEGER),
+            "A higher one than before sends again.",
+        ),
+        Field::optional("next_link", Kind::Text, "Where the browser goes afterwards: http or https.")
+            .like("https://app.example.org/done"),
+        ID_SERVER.or_none(),
+        ID_ACCESS_TOKEN.or_none(),
+    ];
+
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
         Ok(Self {
             client_secret: object.parsed("client_secret", ClientSecret::parse)?,
@@ -40,6 +57,29 @@ impl FromJson for Body {
         })
     }
 }
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "requestEmailToken",
+    summary: "Opens a validation session and sends a mail with a link",
+    about: "The same request again answers the same session and sends nothing; a higher `send_attempt` sends again.",
+    specification: Some("post_matrixclientv3account3pidemailrequesttoken"),
+    takes: Takes::Json(Body::FIELDS),
+    gives: Gives::Json(&[
+        SID,
+        Field::optional("submit_url", Kind::Format("uri"), "Where the token goes, if not to this server."),
+    ]),
+    fails: &[
+        (400, "M_THREEPID_IN_USE"),
+        (400, "M_THREEPID_MEDIUM_NOT_SUPPORTED"),
+        (400, "M_SERVER_NOT_TRUSTED"),
+        (403, "M_THREEPID_DENIED"),
+        (403, "M_FORBIDDEN"),
+        (429, "M_LIMIT_EXCEEDED"),
+    ],
+    asks_identity_servers: true,
+    ..Operation::BASE
+};
 
 /// Opens or continues a session, and has the mail sent.
 pub(crate) async fn handle(

@@ -15,6 +15,7 @@ use super::Api;
 use super::client_ip::ClientIp;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object, parse_sid};
+use super::openapi::{CLIENT_SECRET, Field, Gives, Kind, Operation, SID, TOKEN, Takes};
 
 /// What the client sends.
 pub(crate) struct Body {
@@ -24,6 +25,8 @@ pub(crate) struct Body {
 }
 
 impl FromJson for Body {
+    const FIELDS: &'static [Field] = &[SID, CLIENT_SECRET, TOKEN];
+
     fn from_json(object: &Object<'_>) -> Result<Self, ApiError> {
         Ok(Self {
             sid: object.parsed("sid", parse_sid)?,
@@ -32,6 +35,17 @@ impl FromJson for Body {
         })
     }
 }
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "submitToken",
+    summary: "Gives back the token that was sent to an address",
+    about: "Five wrong tokens burn a session. The right one on a validated session says success again.",
+    takes: Takes::Json(Body::FIELDS),
+    gives: Gives::Json(&[Field::required("success", Kind::Boolean, "Always true; what fails is an error.")]),
+    fails: &[(400, "M_TOKEN_INCORRECT"), (400, "M_SESSION_EXPIRED"), (429, "M_LIMIT_EXCEEDED")],
+    ..Operation::BASE
+};
 
 /// Judges the token.
 pub(crate) async fn handle(

@@ -12,7 +12,21 @@ use super::Api;
 use super::caller::Caller;
 use super::delete::Body;
 use super::error::{ApiError, json_response};
-use super::json::Json;
+use super::json::{FromJson, Json};
+use super::openapi::{AskedBy, Gives, Operation, Takes, UNBIND_RESULT};
+
+/// What the document says.
+pub(crate) const OPERATION: Operation = Operation {
+    id: "unbind",
+    summary: "Has identity servers forget an address; it stays on the account",
+    specification: Some("post_matrixclientv3account3pidunbind"),
+    asked_by: AskedBy::Account,
+    takes: Takes::Json(Body::FIELDS),
+    gives: Gives::Json(&[UNBIND_RESULT]),
+    fails: &[(400, "M_SERVER_NOT_TRUSTED"), (403, "M_FORBIDDEN")],
+    asks_identity_servers: true,
+    ..Operation::BASE
+};
 
 /// Unbinds, here and now.
 pub(crate) async fn handle(
