@@ -180,4 +180,51 @@ mod tests {
             assert_eq!(refused, Err(InvalidSender { setting: "reply_to" }), "{bad:?}");
         }
     }
+
+    mod generated {
+        use proptest::prelude::*;
+        use threepid_domain::model::{EmailAddress, MessageId};
+
+        use super::*;
+
+        fn headers(raw: &[u8]) -> Vec<String> {
+            let parsed =
+                mailparse::parse_mail(raw).map(|mail| mail.headers.iter().map(|h| h.get_key()).collect());
+            parsed.unwrap_or_default()
+        }
+
+        proptest! {
+            /// Whatever stands in the subject, the recipient and the texts, the mail has the same headers, one recipient
+            /// and two parts, or it is not written.
+            #[test]
+            fn no_text_adds_a_header_a_recipient_or_a_part(
+                to in prop_oneof!["\\PC{1,30}@example\\.org", "[a-z<>,;:\"@ \r\n]{1,20}@[a-z.,]{1,10}"],
+                subject in prop_oneof![any::<String>(), "[a-z \r\n:]{0,40}", "\\PC{0,100}"],
+                text in prop_oneof![any::<String>(), "[\r\n.a-zA-Z:-]{0,60}"],
+                html in prop_oneof![any::<String>(), "[\r\n.a-zA-Z:<>-]{0,60}"],
+            ) {
+                let Ok(to) = EmailAddress::parse(&to) else { return Ok(()) };
+                let sender = Sender::parse("Example <noreply@example.org>", None);
+                let Ok(sender) = sender else { return Err(TestCaseError::fail("no sender")) };
+                let mail = Mail { id: MessageId::new("id"), to, subject, text, html };
+                let has_control = mail.subject.contains(char::is_control);
+                let composed = sender.compose(&mail);
+                prop_assert!(composed.is_err() || !has_control);
+                let Ok(message) = composed else { return Ok(()) };
+                prop_assert_eq!(message.envelope().to().len(), 1);
+                let raw = message.formatted();
+                let expected = [
+                    "From", "To", "Subject", "Message-ID", "Auto-Submitted", "X-Auto-Response-Suppress",
+                    "MIME-Version", "Date", "Content-Type",
+                ];
+                let mut headers = headers(&raw);
+                headers.sort();
+                let mut expected = expected.map(str::to_owned);
+                expected.sort();
+                prop_assert_eq!(headers, expected);
+                let parsed = mailparse::parse_mail(&raw).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                prop_assert_eq!(parsed.subparts.len(), 2);
+            }
+        }
+    }
 }

@@ -1,6 +1,8 @@
 #![expect(clippy::expect_used, reason = "a test fails where what it prepares fails")]
 
-use std::net::SocketAddr;
+mod attacks;
+
+use std::net::{IpAddr, SocketAddr};
 
 use hyper_util::client::legacy::connect::dns::Name;
 use tower::{Service, ServiceExt, service_fn};

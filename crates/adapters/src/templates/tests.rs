@@ -198,3 +198,53 @@ fn spans_are_said_in_words_that_promise_no_more_than_holds() {
         assert_eq!(in_words(Duration::from_secs(seconds)), words);
     }
 }
+
+mod generated {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Texts that mean something to HTML, to templates, or to headers.
+    fn hostile() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "[<>\"'&=/{}%#;: \r\n\ta-z-]{0,40}",
+            Just("</a><script>alert(1)</script>".to_owned()),
+            Just("\" onmouseover=\"alert(1)".to_owned()),
+            Just("{{ 7 * 7 }}{% raw %}{# #}".to_owned()),
+            Just("x\r\nBcc: victim@example.org".to_owned()),
+        ]
+    }
+
+    /// How many tags, attributes and entities a page opens: text that is escaped adds none.
+    fn tags(html: &str) -> (usize, usize, usize) {
+        (html.matches('<').count(), html.matches('>').count(), html.matches('"').count())
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_inserted_into_html_is_more_than_text(
+            sid in hostile(), token in hostile(), action in hostile(), link in hostile(),
+        ) {
+            let built_in = built_in();
+            let plain = Page::Confirm { action: "a".into(), sid: "b".into(), token: "c".into() };
+            let page = built_in.page(Page::Confirm { action, sid, token }).unwrap();
+            prop_assert_eq!(tags(&page), tags(&built_in.page(plain).unwrap()));
+            prop_assert!(!page.contains(">49<"));
+            let text = built_in.validation_mail(mail(&link)).unwrap();
+            let expected = built_in.validation_mail(mail("a")).unwrap();
+            prop_assert_eq!(tags(&text.html), tags(&expected.html));
+            prop_assert_eq!(text.subject, expected.subject);
+        }
+
+        #[test]
+        fn a_subject_is_one_line_whatever_the_service_is_called(app_name in hostile()) {
+            let settings = TemplateSettings { app_name, folder: None };
+            if let Ok(templates) = MinijinjaTemplates::new(&settings)
+                && let Ok(text) = templates.validation_mail(mail("a"))
+            {
+                prop_assert!(!text.subject.contains(['\r', '\n']), "{:?}", text.subject);
+            }
+        }
+    }
+}
