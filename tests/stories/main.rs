@@ -1,5 +1,6 @@
 //! The stories: black-box tests with the real peers, one module per subject.
 
+mod account_record;
 mod account_states;
 mod alerts;
 mod audit;

@@ -20,7 +20,8 @@ use threepid_adapters::synapse_import::SynapseContacts;
 use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_style_csp_hash};
 use threepid_domain::model::{AccessToken, AuditEntry, AuditQuery, DeviceId, Sid, UserId};
 use threepid_domain::ports::{
-    AccessTokens, HomeserverCapabilities, Limit, Mailer, Reauthentication, Secrets as _, Store as _,
+    AccessTokens, AccountRecord, AccountRecords as _, HomeserverCapabilities, Limit, Mailer,
+    Reauthentication, Secrets as _, Store as _,
 };
 use threepid_domain::use_cases::{Importer, ImporterPorts, OutboxDesk, Policy};
 use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
@@ -210,6 +211,15 @@ impl Opened {
     pub(crate) async fn audit_trail(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, Failure> {
         let told = SeaOrmStore::new(self.database.clone()).audit_trail(query).await;
         told.map_err(|error| Failure::running("cannot read the audit trail", error))
+    }
+
+    /// Everything that is kept about an account.
+    ///
+    /// # Errors
+    /// [`Failure`] when storage cannot answer.
+    pub(crate) async fn kept_about(&self, user: &UserId) -> Result<AccountRecord, Failure> {
+        let kept = SeaOrmStore::new(self.database.clone()).kept_about(user.clone()).await;
+        kept.map_err(|error| Failure::running(format!("cannot tell what is kept about {user}"), error))
     }
 
     /// What decides about messages by hand.

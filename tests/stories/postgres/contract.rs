@@ -20,7 +20,11 @@ async fn fresh() -> Backend {
             Handles { store: store.clone(), outbox: store }
         }
     };
-    Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store).reopened_by(reopen)
+    Backend::new(store.clone(), store.clone())
+        .kept_by(store.clone())
+        .shown_by(store.clone())
+        .asked_by(store)
+        .reopened_by(reopen)
 }
 
 mod store {
@@ -60,4 +64,8 @@ async fn fresh_limiter() -> LimiterBackend {
 
 mod rate_limiter {
     threepid_domain::rate_limiter_contract!(super::fresh_limiter());
+}
+
+mod account_records {
+    threepid_domain::account_records_contract!(super::fresh());
 }

@@ -1,11 +1,11 @@
-//! `threepid account`: accounts of our own, where there is no homeserver to ask.
+//! `threepid account`: accounts of our own, where there is no homeserver to ask, and what is kept about any account.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use threepid_domain::model::{DeviceId, UserId};
 
-use super::{Failure, Output, SettingsSource, complain};
+use super::{Failure, Output, SettingsSource, account_record, complain};
 use crate::config::Accounts;
 use crate::wiring::Opened;
 
@@ -45,6 +45,16 @@ pub(super) enum Command {
     },
     /// List the accounts, one a line.
     List,
+    /// Show what is kept about an account, the homeserver's too: how much of each kind, or with --json all of it, with
+    /// whole addresses.
+    Show {
+        /// About whom, as @localpart:server.
+        #[arg(value_parser = user_id)]
+        user: UserId,
+        /// All of it, as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn user_id(text: &str) -> Result<UserId, String> {
@@ -70,7 +80,7 @@ fn password(file: &Path) -> Result<String, Failure> {
 impl Command {
     pub(super) async fn run(self, settings: &SettingsSource, output: Output) -> Result<(), Failure> {
         let config = settings.load()?;
-        if !matches!(config.accounts, Accounts::Local) {
+        if !matches!(config.accounts, Accounts::Local) && !matches!(self, Self::Show { .. }) {
             complain(
                 "threepid: warning: accounts: is not \"local\", so these accounts are not asked for tokens",
             );
@@ -106,6 +116,15 @@ impl Command {
             Self::List => {
                 for user in opened.list_accounts().await? {
                     output.line(user);
+                }
+            }
+            Self::Show { user, json } => {
+                let record = opened.kept_about(&user).await?;
+                let is_local = opened.list_accounts().await?.contains(&user);
+                if json {
+                    output.line(account_record::whole(&user, &record, is_local));
+                } else {
+                    account_record::counted(&record, is_local).iter().for_each(|line| output.line(line));
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 it went well; 1 it failed while running; 2 the arguments or the settings make no sense.
 
 mod account;
+mod account_record;
 mod audit;
 mod config;
 mod demo;
@@ -51,7 +52,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Bring the database to the schema of this version; `serve` does so by itself.
     Migrate,
-    /// Accounts of our own, for `accounts = "local"`.
+    /// Accounts of our own, for `accounts = "local"`, and what is kept about any account.
     #[command(subcommand)]
     Account(account::Command),
     /// Move in beside a server that has contacts already.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Database ──connect, migrate, claim_key──▶ an engine and its connections, and the shared counts of limits
-//!    ├── SeaOrmStore     the ports Store and Outbox, Housekeeping and OutboxRecords
+//!    ├── SeaOrmStore     the ports Store and Outbox, Housekeeping, OutboxRecords and AccountRecords
 //!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
 //!        └── LocalReauthentication   the port Reauthentication, by their passwords
 //! ```
@@ -12,6 +12,7 @@
 //! tokens and client secrets are there as keyed hashes alone. What is an engine's own stands in `sqlite.rs` and `postgres.rs`, behind `engine.rs`; everything else is
 //! written once for both.
 
+mod account_records;
 mod accounts;
 mod audit;
 mod connection;

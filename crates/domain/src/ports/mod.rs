@@ -5,6 +5,7 @@
 //! in the contract kits (feature `testing`).
 
 mod access_tokens;
+mod account_records;
 mod capabilities;
 mod clock;
 mod contact_source;
@@ -21,6 +22,7 @@ mod store;
 mod templates;
 
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
+pub use account_records::{AccountRecord, AccountRecords};
 pub use capabilities::{AnswerAsWritten, HomeserverCapabilities};
 pub use clock::Clock;
 pub use contact_source::{ContactSource, ForeignAccount, ForeignBinding, ForeignContact, SourceCounts};
@@ -43,11 +45,11 @@ pub use templates::{MailText, Page, Templates, ValidationMail};
 
 #[cfg(feature = "mocks")]
 pub use self::{
-    access_tokens::MockAccessTokens, capabilities::MockHomeserverCapabilities, clock::MockClock,
-    contact_source::MockContactSource, housekeeping::MockHousekeeping, identity_server::MockIdentityServer,
-    mailer::MockMailer, mirror::MockMirror, outbox::MockOutbox, outbox_records::MockOutboxRecords,
-    rate_limiter::MockRateLimiter, reauthentication::MockReauthentication, secrets::MockSecrets,
-    store::MockStore, templates::MockTemplates,
+    access_tokens::MockAccessTokens, account_records::MockAccountRecords,
+    capabilities::MockHomeserverCapabilities, clock::MockClock, contact_source::MockContactSource,
+    housekeeping::MockHousekeeping, identity_server::MockIdentityServer, mailer::MockMailer,
+    mirror::MockMirror, outbox::MockOutbox, outbox_records::MockOutboxRecords, rate_limiter::MockRateLimiter,
+    reauthentication::MockReauthentication, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

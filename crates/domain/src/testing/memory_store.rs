@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+mod account_records;
 mod housekeeping;
 mod outbox_records;
 

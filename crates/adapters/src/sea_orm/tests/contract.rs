@@ -29,7 +29,8 @@ async fn fresh() -> Backend {
     };
     Backend::new(store.clone(), store.clone())
         .kept_by(store.clone())
-        .shown_by(store)
+        .shown_by(store.clone())
+        .asked_by(store)
         .reopened_by(reopen)
         .keeping(folder)
 }
@@ -48,4 +49,8 @@ mod housekeeping {
 
 mod outbox_records {
     threepid_domain::outbox_records_contract!(super::fresh());
+}
+
+mod account_records {
+    threepid_domain::account_records_contract!(super::fresh());
 }

@@ -25,6 +25,7 @@
     reason = "a contract case is a test: a broken promise or a dead backend has to fail it"
 )]
 
+pub mod account_records;
 pub mod housekeeping;
 pub mod identity_server;
 pub mod mailer;
@@ -41,7 +42,7 @@ pub use mailer::{Arrived, Hop, HopMood, Inbox, MailBackend};
 pub use rate_limiter::LimiterBackend;
 
 use super::lock;
-use crate::ports::{Housekeeping, Outbox, OutboxRecords, Store};
+use crate::ports::{AccountRecords, Housekeeping, Outbox, OutboxRecords, Store};
 
 /// A future on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -59,6 +60,9 @@ pub struct Backend {
     pub housekeeping: Option<Arc<dyn Housekeeping>>,
     /// The outbox as an operator sees it; for [`outbox_records_contract!`](crate::outbox_records_contract).
     pub records: Option<Arc<dyn OutboxRecords>>,
+    /// What knows all that is kept about an account; for
+    /// [`account_records_contract!`](crate::account_records_contract).
+    pub accounts: Option<Arc<dyn AccountRecords>>,
     /// What has to live as long as the storage: a temporary folder, a server's handle.
     pub keep: Box<dyn Any + Send + Sync>,
     /// Opens the same storage once more.
@@ -81,8 +85,16 @@ impl Backend {
             let handles = Handles { store: again.clone(), outbox: and_again.clone() };
             Box::pin(async { handles })
         };
-        let (housekeeping, records) = (None, None);
-        Self { store, outbox, housekeeping, records, keep: Box::new(()), reopen: Box::new(reopen) }
+        let (housekeeping, records, accounts) = (None, None, None);
+        let (keep, reopen) = (Box::new(()), Box::new(reopen));
+        Self { store, outbox, housekeeping, records, accounts, keep, reopen }
+    }
+
+    /// Says what knows all that is kept about an account.
+    #[must_use]
+    pub fn asked_by(mut self, accounts: Arc<dyn AccountRecords>) -> Self {
+        self.accounts = Some(accounts);
+        self
     }
 
     /// Says what removes what has ended.
@@ -309,6 +321,23 @@ macro_rules! rate_limiter_contract {
                 shared_limits_hold_across_instances_and_restarts
             ],
             [acts_at_once_are_each_counted]
+        }
+    };
+}
+
+/// Runs every case of the contract of the accounts' records; give it an async expression that makes a fresh
+/// [`Backend`](crate::testing::contract::Backend) that says who is
+/// [asked](crate::testing::contract::Backend::asked_by) about accounts.
+#[macro_export]
+macro_rules! account_records_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { account_records, $backend,
+            [
+                nothing_is_kept_about_an_account_that_was_never_here
+                everything_about_an_account_is_found
+                what_is_kept_about_an_account_is_told_oldest_first
+            ],
+            []
         }
     };
 }

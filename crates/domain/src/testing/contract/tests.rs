@@ -19,7 +19,7 @@ use crate::testing::{MemoryStore, RecordingMailer};
 
 async fn memory() -> Backend {
     let store = Arc::new(MemoryStore::new());
-    Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store)
+    Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store.clone()).asked_by(store)
 }
 
 async fn recording() -> MailBackend {
@@ -37,6 +37,10 @@ mod outbox {
 
 mod housekeeping {
     crate::housekeeping_contract!(super::memory());
+}
+
+mod account_records {
+    crate::account_records_contract!(super::memory());
 }
 
 mod outbox_records {
@@ -60,6 +64,7 @@ fn every_case_of_a_kit_is_run_by_its_macro() {
         include_str!("store/audit.rs"),
         include_str!("store/elsewhere.rs"),
         include_str!("outbox.rs"),
+        include_str!("account_records.rs"),
         include_str!("housekeeping.rs"),
         include_str!("outbox_records.rs"),
         include_str!("mailer.rs"),

@@ -8,7 +8,7 @@ use crate::ports::{OutboxRecords, Unavailable};
 use crate::testing::lock;
 
 impl OutboxRow {
-    fn record(&self) -> MessageRecord {
+    pub(super) fn record(&self) -> MessageRecord {
         let (state, last_error) = match &self.state {
             RowState::Owed => (MessageState::Queued, self.last_error.clone()),
             RowState::Sent => (MessageState::Sent, self.last_error.clone()),
