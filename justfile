@@ -58,3 +58,12 @@ matrix-rust-sdk:
     cargo build --locked --manifest-path tests/matrix-rust-sdk/Cargo.toml --target-dir target/matrix-rust-sdk
     cargo build --locked --workspace --all-features --bins
     target/debug/sdk target/matrix-rust-sdk/debug/threepid-matrix-rust-sdk
+# How fast it is, against references in the same run; docs/benchmark.md says how to read it.
+bench *arguments:
+    cargo build --release --locked --all-features -p threepid-server -p threepid-tests --bin threepid --bin bench
+    target/release/bench {{arguments}}
+
+# The instructions of the three hottest requests in a release build; needs valgrind.
+instructions:
+    cargo build --release --locked --all-features -p threepid-server -p threepid-tests --bin threepid --bin bench
+    target/release/bench instructions
