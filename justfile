@@ -58,6 +58,7 @@ matrix-rust-sdk:
     cargo build --locked --manifest-path tests/matrix-rust-sdk/Cargo.toml --target-dir target/matrix-rust-sdk
     cargo build --locked --workspace --all-features --bins
     target/debug/sdk target/matrix-rust-sdk/debug/threepid-matrix-rust-sdk
+
 # How fast it is, against references in the same run; docs/benchmark.md says how to read it.
 bench *arguments:
     cargo build --release --locked --all-features -p threepid-server -p threepid-tests --bin threepid --bin bench
@@ -67,3 +68,11 @@ bench *arguments:
 instructions:
     cargo build --release --locked --all-features -p threepid-server -p threepid-tests --bin threepid --bin bench
     target/release/bench instructions
+
+# The generators for long: so many cases each; it ends with the number of executions.
+fuzz cases="20000":
+    tests/fuzz {{cases}}
+
+# Whether a comparison of secrets takes the same time wherever they differ: Welch's t-test on many runs.
+constant-time:
+    cargo run --release --package threepid-domain --example constant_time

@@ -19,6 +19,7 @@ mod mirror;
 mod monitoring;
 mod openapi;
 mod outbox;
+mod pages;
 mod peers;
 mod postgres;
 mod reauthentication;

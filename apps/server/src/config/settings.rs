@@ -132,7 +132,7 @@ settings! {
         timeout: Span = Span::seconds(10),
         /// How long a good answer about a token is remembered for reading. Changes always ask anew; "0s" remembers
         /// nothing.
-        remember: Span = Span::seconds(60),
+        remember: Span = Span::seconds(30),
         /// Certificates (PEM) that are trusted besides the system's.
         ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
     }

@@ -41,8 +41,10 @@ fn hops(headers: &HeaderMap, header: ForwardingHeader) -> Vec<Option<IpAddr>> {
         ForwardingHeader::XForwardedFor => headers.get_all("x-forwarded-for"),
         ForwardingHeader::Forwarded => headers.get_all(FORWARDED),
     };
-    let elements = values.iter().flat_map(|value| value.to_str().unwrap_or("?").split(','));
+    // Bytes beyond ASCII, which a client may write, spoil their own element and not the one that a proxy appended.
+    let elements = values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     elements
+        .map(|element| std::str::from_utf8(element).unwrap_or("?"))
         .map(|element| match header {
             ForwardingHeader::XForwardedFor => parse_node(element),
             ForwardingHeader::Forwarded => element.split(';').find_map(|pair| {
@@ -125,5 +127,64 @@ mod tests {
         }
         let header = ("forwarded", "for=198.51.100.7");
         assert_eq!(seen("10.0.0.1", header, &proxies, ForwardingHeader::XForwardedFor), "10.0.0.1");
+    }
+
+    mod generated {
+        use proptest::collection::vec;
+        use proptest::prelude::*;
+
+        use super::*;
+
+        fn forged() -> impl Strategy<Value = Vec<u8>> {
+            prop_oneof![
+                "((for|by|proto)=|[\"\\[\\]:;,. 0-9a-f]){0,40}".prop_map(String::into_bytes),
+                vec(any::<u8>(), 0..60),
+                any::<[u8; 4]>().prop_map(|ip| std::net::Ipv4Addr::from(ip).to_string().into_bytes()),
+            ]
+        }
+
+        fn settings(kind: ForwardingHeader) -> HttpSettings {
+            let trusted_proxies = ["10.0.0.0/8"].iter().filter_map(|net| net.parse().ok()).collect();
+            HttpSettings { trusted_proxies, forwarding_header: kind, ..HttpSettings::default() }
+        }
+
+        proptest! {
+            /// A client writes what it likes; the proxy in front appends the truth, in a value or in a header of its own.
+            #[test]
+            fn whatever_a_client_forges_what_the_proxy_says_counts(
+                forged in vec(forged(), 0..4),
+                client in any::<[u8; 4]>(),
+                is_own_header in any::<bool>(),
+                is_standard in any::<bool>(),
+            ) {
+                let client = IpAddr::from(client);
+                let (kind, name, said) = if is_standard {
+                    (ForwardingHeader::Forwarded, "forwarded", format!("for={client};proto=https"))
+                } else {
+                    (ForwardingHeader::XForwardedFor, "x-forwarded-for", client.to_string())
+                };
+                let settings = settings(kind);
+                let mut values: Vec<Vec<u8>> = forged;
+                match values.last_mut() {
+                    Some(last) if !is_own_header => last.extend_from_slice(format!(", {said}").as_bytes()),
+                    _ => values.push(said.into_bytes()),
+                }
+                let mut headers = HeaderMap::new();
+                let mut last_was_written = false;
+                for value in values {
+                    last_was_written = http::HeaderValue::from_bytes(&value)
+                        .map(|value| headers.append(name, value))
+                        .is_ok();
+                }
+                let seen = client_ip(IpAddr::from([10, 0, 0, 1]), &headers, &settings);
+                let is_proxy = settings.trusted_proxies.iter().any(|net| net.contains(&client));
+                if last_was_written && !is_proxy {
+                    prop_assert_eq!(seen, client);
+                }
+                // Whoever is no proxy of ours is the client, whatever is written.
+                let stranger = IpAddr::from([192, 0, 2, 1]);
+                prop_assert_eq!(client_ip(stranger, &headers, &settings), stranger);
+            }
+        }
     }
 }

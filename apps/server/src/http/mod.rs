@@ -12,6 +12,8 @@ mod client_ip;
 mod confirm;
 mod delete;
 mod error;
+#[cfg(test)]
+mod generated;
 mod health;
 mod json;
 mod layers;

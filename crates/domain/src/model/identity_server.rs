@@ -272,4 +272,35 @@ mod tests {
         assert_eq!(trusted.first_that_validates(), Some(&name("both.example:8090")?));
         Ok(())
     }
+
+    mod generated {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        proptest! {
+            /// A name goes into a URL and into a header behind quotes: nothing in it ends either.
+            #[test]
+            fn a_name_is_host_and_port_and_nothing_besides(
+                text in prop_oneof![
+                    "\\PC{0,30}",
+                    "[a-zA-Z0-9.:\\[\\]@/?#%\"\\\\ -]{0,30}",
+                    "[a-z0-9.-]{1,20}(:[0-9]{1,6})?",
+                    "\\[[0-9a-f:.%]{0,40}\\](:[0-9]{1,6})?",
+                ],
+            ) {
+                if let Ok(name) = IdentityServerName::parse(&text) {
+                    let name = name.as_str();
+                    prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)), "{name}");
+                    prop_assert_eq!(IdentityServerName::parse(name).map(String::from), Ok(name.to_owned()));
+                    let url = url::Url::parse(&format!("https://{name}/_matrix/identity/v2"));
+                    if let Ok(url) = url {
+                        prop_assert!(url.username().is_empty() && url.password().is_none(), "{url}");
+                        prop_assert_eq!(url.path(), "/_matrix/identity/v2");
+                        prop_assert!(url.query().is_none() && url.fragment().is_none(), "{url}");
+                    }
+                }
+            }
+        }
+    }
 }

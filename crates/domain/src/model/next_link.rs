@@ -93,4 +93,34 @@ mod tests {
         assert_eq!(link("https://a.example/x#/room"), Ok("https://a.example/x?sid=s1#/room".to_owned()));
         assert_eq!(link("https://a.example/x?a=b"), Ok("https://a.example/x?a=b&sid=s1".to_owned()));
     }
+
+    mod generated {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        proptest! {
+            /// Whatever a client gives, a browser is sent to http or https alone, and stays within one header.
+            #[test]
+            fn no_link_runs_a_script_or_ends_a_header(
+                text in prop_oneof![
+                    "\\PC{0,40}",
+                    "[ \t\r\n\x00-\x1f]{0,3}(j|J)(a|\t)vascript:[ -~]{0,30}",
+                    "(data|vbscript|file|blob|http|https|HTTPS|view-source|javascript):(//)?[ -~]{0,40}",
+                    "https?://[a-z.]{1,10}/[\\PC\r\n\t\"'<>]{0,40}",
+                ],
+                sid in "[0-9a-zA-Z.=_-]{1,30}",
+            ) {
+                if let Ok(link) = NextLink::parse(&text) {
+                    let target = link.with_sid(&Sid::new(&*sid));
+                    prop_assert!(target.starts_with("http://") || target.starts_with("https://"), "{target}");
+                    prop_assert!(target.bytes().all(|byte| byte.is_ascii_graphic()), "{target}");
+                    prop_assert!(!target.contains(['"', '<', '>']), "{target}");
+                    let url = Url::parse(&target).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                    let sids: Vec<_> = url.query_pairs().filter(|(name, _)| name == "sid").collect();
+                    prop_assert_eq!(sids.last().map(|(_, value)| value.as_ref()), Some(&*sid));
+                }
+            }
+        }
+    }
 }
