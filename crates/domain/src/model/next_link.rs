@@ -21,10 +21,16 @@ impl NextLink {
     /// Parses a link.
     ///
     /// # Errors
-    /// [`InvalidNextLink`] when it is no absolute `http` or `https` URL, or longer than 2048 bytes.
+    /// [`InvalidNextLink`] when it is no absolute `http` or `https` URL, its host could not be one, or it is longer than 2048
+    /// bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidNextLink> {
         let url = Url::parse(text).map_err(|_| InvalidNextLink)?;
-        if text.len() > 2048 || !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        // URLs let quotes and braces be in a host's name; no name in the world has them.
+        let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_[]:".contains(c));
+        if text.len() > 2048
+            || !matches!(url.scheme(), "http" | "https")
+            || !url.host_str().is_some_and(is_name)
+        {
             return Err(InvalidNextLink);
         }
         Ok(Self(url))
