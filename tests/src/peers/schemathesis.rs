@@ -64,7 +64,9 @@ impl Schemathesis {
             repository().join("tests/peers/schemathesis.toml"),
             folder.path().join("schemathesis.toml"),
         )?;
-        let child = tokio::process::Command::new(home.join("bin/st"))
+        // By its interpreter, since the script names the folder that it was installed in.
+        let child = tokio::process::Command::new(home.join("bin/python"))
+            .arg(home.join("bin/st"))
             .args(["--no-color", "run", "openapi.json", "--url", &self.base_url])
             .args(["--report", "json", "--report-json-path", "report.json"])
             .args(&self.arguments)
