@@ -102,8 +102,9 @@ pub(super) async fn run(options: &Options, fault: &Fault) -> Outcome<Row> {
         site.tried(12).await?;
     }
     row.faults = site.tries().await?;
-    let kept = site.smtp.faults().await?;
     site.smtp.set_mode(SmtpMode::Accept).await?;
+    // Not before: until then the server may keep one more.
+    let kept = site.smtp.faults().await?;
 
     let allowed = Allowed {
         dead: fault.then == Then::Dies,
