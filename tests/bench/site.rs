@@ -32,12 +32,20 @@ impl Settings {
             under: Vec::new(),
             variables: vec![("THREEPID_DATABASE__URL".to_owned(), database.to_owned())],
         };
-        let limits = ["PER_CLIENT", "PER_ADDRESS"].iter().fold(settings, |settings, limit| {
+        let limited = [
+            "REQUEST_TOKEN_PER_CLIENT",
+            "REQUEST_TOKEN_PER_ADDRESS",
+            "SUBMIT_PER_CLIENT",
+            "SUBMIT_PER_SESSION",
+            "FAILED_TOKENS_PER_CLIENT",
+        ];
+        let settings = limited.iter().fold(settings, |settings, limit| {
             settings
-                .set(&format!("LIMITS__REQUEST_TOKEN_{limit}__PER_SECOND"), "1000000")
-                .set(&format!("LIMITS__REQUEST_TOKEN_{limit}__BURST"), "1000000")
+                .set(&format!("LIMITS__{limit}__PER_SECOND"), "1000000")
+                .set(&format!("LIMITS__{limit}__BURST"), "1000000")
         });
-        limits
+        settings
+            .set("LIMITS__MAILS_PER_HOUR", "100000000")
             .set("PUBLIC_BASE_URL", "http://127.0.0.1:8008")
             .set("ACCOUNTS", "local")
             .set("MAIL__FROM", "Example <noreply@bench.example>")
