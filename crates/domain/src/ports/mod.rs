@@ -18,6 +18,7 @@ mod outbox_records;
 mod rate_limiter;
 mod reauthentication;
 mod secrets;
+mod sms_sender;
 mod store;
 mod templates;
 
@@ -40,6 +41,7 @@ pub use reauthentication::{
     Answered, AskedAgain, ChallengeToPassOn, Reauthentication, ReauthenticationError,
 };
 pub use secrets::Secrets;
+pub use sms_sender::{Sms, SmsSender};
 pub use store::{CommitError, Conflict, Store};
 pub use templates::{MailText, Page, Templates, ValidationMail};
 
@@ -49,7 +51,8 @@ pub use self::{
     capabilities::MockHomeserverCapabilities, clock::MockClock, contact_source::MockContactSource,
     housekeeping::MockHousekeeping, identity_server::MockIdentityServer, mailer::MockMailer,
     mirror::MockMirror, outbox::MockOutbox, outbox_records::MockOutboxRecords, rate_limiter::MockRateLimiter,
-    reauthentication::MockReauthentication, secrets::MockSecrets, store::MockStore, templates::MockTemplates,
+    reauthentication::MockReauthentication, secrets::MockSecrets, sms_sender::MockSmsSender,
+    store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.
