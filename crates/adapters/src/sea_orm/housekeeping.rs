@@ -28,11 +28,13 @@ struct Heap {
     others: &'static [&'static str],
     /// `state`, where only one is meant.
     state: Option<&'static str>,
+    /// In how many parts of a millisecond the times are.
+    parts: i64,
 }
 
 impl Heap {
     const fn new(table: &'static str, key: &'static [&'static str], time: &'static str) -> Self {
-        Self { table, key, time, others: &[], state: None }
+        Self { table, key, time, others: &[], state: None, parts: 1 }
     }
 
     /// Messages are found by when they were due, which is before they are settled: that has an index.
@@ -51,6 +53,10 @@ impl Heap {
             Perishable::SpentProofs => Self::new("spent_proof", &["server", "sid"], "spent_at"),
             Perishable::Challenges => Self::new("challenge", &["session"], "issued_at"),
             Perishable::AuditEntries => Self::new("audit", &["id"], "at"),
+            // A count says nothing once its bucket is full.
+            Perishable::Counts => {
+                Self { parts: 1000, ..Self::new("rate_limit", &["name", "subject"], "full_at_us") }
+            }
             Perishable::SettledMessages => {
                 return vec![Self::settled(outbox::SENT), Self::settled(outbox::EXPIRED)];
             }
@@ -63,7 +69,8 @@ impl Heap {
             condition = condition.add(Expr::col("state").eq(state));
         }
         for time in self.others.iter().chain([&self.time]) {
-            condition = condition.add(Expr::col(Alias::new(*time)).lt(ms(before)));
+            let before = ms(before).saturating_mul(self.parts);
+            condition = condition.add(Expr::col(Alias::new(*time)).lt(before));
         }
         condition
     }

@@ -20,17 +20,21 @@ pub enum Perishable {
     SettledMessages,
     /// Entries of the audit trail, by `at`.
     AuditEntries,
+    /// Counts under limits that every instance knows, by when they say nothing any more. A storage that keeps none has
+    /// none to remove.
+    Counts,
 }
 
 impl Perishable {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Sessions,
         Self::RemoteSessions,
         Self::SpentProofs,
         Self::Challenges,
         Self::SettledMessages,
         Self::AuditEntries,
+        Self::Counts,
     ];
 
     /// The name, for logs and metrics.
@@ -42,6 +46,7 @@ impl Perishable {
             Self::Challenges => "challenges",
             Self::SettledMessages => "settled_messages",
             Self::AuditEntries => "audit_entries",
+            Self::Counts => "counts",
         }
     }
 }

@@ -18,6 +18,9 @@ const REMOTE_PROOFS: Duration = Duration::from_secs(30 * DAY.as_secs());
 /// No homeserver lets a challenge be answered for longer than this. Synapse lets it for two days.
 const CHALLENGES: Duration = Duration::from_secs(7 * DAY.as_secs());
 
+/// The clocks of instances that count together differ by less than this, and a clock is set back by less.
+const COUNTS: Duration = Duration::from_secs(60 * 60);
+
 /// One batch removes at most so many things: some milliseconds of a database's time.
 pub const BATCH: usize = 500;
 
@@ -51,6 +54,7 @@ impl Default for Retention {
 /// | challenges | an answer counts only to a challenge that was passed on to this user for this session, once | a week. One that is not remembered counts for nothing, so removing one can never let an answer count twice |
 /// | settled messages | the operator | [`Retention::settled_messages`] |
 /// | the audit trail | the operator | [`Retention::audit_entries`] |
+/// | counts under limits | whoever acted lately is refused | an hour after they say nothing any more: one that is not remembered refuses nobody, and clocks differ |
 ///
 /// Messages that are owed stay until they are settled, and dead ones until an operator decides.
 #[derive(Clone)]
@@ -90,6 +94,7 @@ impl Housekeeper {
             Perishable::Challenges => CHALLENGES,
             Perishable::SettledMessages => self.retention.settled_messages,
             Perishable::AuditEntries => self.retention.audit_entries,
+            Perishable::Counts => COUNTS,
         };
         self.clock.now().minus(kept)
     }

@@ -73,6 +73,8 @@ impl Housekeeping for MemoryStore {
                 purge(&mut state.outbox, time, before, limit)
             }
             Perishable::AuditEntries => purge(&mut state.audit, |entry| Some(entry.at), before, limit),
+            // The memory store counts nothing.
+            Perishable::Counts => 0,
         })
     }
 }
