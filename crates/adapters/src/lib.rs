@@ -21,3 +21,5 @@ pub mod secrets;
 pub mod synapse_import;
 #[cfg(feature = "templates")]
 pub mod templates;
+#[cfg(any(feature = "homeserver", feature = "identity-server"))]
+mod tls;
