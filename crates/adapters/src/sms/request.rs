@@ -196,7 +196,7 @@ fn broken(setting: &'static str, error: &minijinja::Error) -> InvalidHttpSms {
         minijinja::ErrorKind::UndefinedError => {
             " (there are to, to_plus, text, id, and secret where it is set)"
         }
-        minijinja::ErrorKind::UnknownFilter => " (such as tojson and urlencode)",
+        minijinja::ErrorKind::UnknownFilter => " (there are tojson, urlencode, and those of minijinja)",
         _ => "",
     };
     InvalidHttpSms::new(setting, format!("line {line} of the template: {}{hint}", error.kind()))

@@ -71,7 +71,9 @@ impl HttpSmsSender {
     /// # Errors
     /// [`DeliveryError::Transient`] when it cannot be written: the templates are the operator's to mend.
     pub fn request(&self, sms: &Sms) -> Result<SmsRequest, DeliveryError> {
-        self.writer.write(sms).map_err(|error| transient(format!("sms.http.{}: {error}", error.setting)))
+        self.writer
+            .write(sms)
+            .map_err(|error| transient(format!("the request cannot be written: {}: {error}", error.setting)))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Verdict {
