@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use url::Url;
 
-use crate::peers::{PeerError, Program, SmtpServer, free_port, server_program, temp_folder, wait_until};
+use crate::peers::{
+    PeerError, Program, SmsGateway, SmtpServer, free_port, server_program, temp_folder, wait_until,
+};
 use crate::schemas;
 
 /// The list of an account's contacts, and where they are added.
@@ -59,6 +61,19 @@ impl ServerBuilder {
             .text("mail.smtp.security", "none")
             .text("mail.smtp.host", "127.0.0.1")
             .set("mail.smtp.port", smtp.port())
+    }
+
+    /// Sends SMS to this gateway, in JSON; a try lasts 2 s at most, unless more is set.
+    pub fn sms_to(self, gateway: &SmsGateway) -> Self {
+        self.text("sms.transport", "http")
+            .text("sms.http.url", gateway.url())
+            .set("sms.http.headers", "{ Content-Type = \"application/json\" }")
+            .text(
+                "sms.http.body",
+                r#"{"to": {{ to_plus | tojson }}, "text": {{ text | tojson }}, "id": {{ id | tojson }}}"#,
+            )
+            .text("sms.http.sent_if", r#""status": *"accepted""#)
+            .text("sms.http.timeout", "2s")
     }
 
     /// Asks this homeserver whose tokens are.

@@ -24,6 +24,7 @@ mod peers;
 mod postgres;
 mod reauthentication;
 mod refused_database;
+mod sms_contract;
 mod unwell_mail_server;
 mod upgrade;
 

@@ -7,8 +7,8 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use threepid_tests::peers::{
-    Appearance, Chromium, ChromiumOptions, Nginx, NodeScript, SmtpMode, SmtpSecurity, SmtpServer, Sydent,
-    Synapse, TestCa, Viewport, free_port, front,
+    Appearance, Chromium, ChromiumOptions, Nginx, NodeScript, SmsGateway, SmsMode, SmtpMode, SmtpSecurity,
+    SmtpServer, Sydent, Synapse, TestCa, Viewport, free_port, front,
 };
 
 use crate::{Story, serve};
@@ -278,5 +278,66 @@ async fn the_identity_server_gives_an_account_and_validates_an_address_by_mail()
     let path = format!("/_matrix/identity/api/v1/3pid/getValidated3pid?sid={sid}&client_secret=secret");
     let (status, answer) = identity_server.call(reqwest::Method::GET, &path, None, None).await?;
     assert_eq!((status, answer["medium"].as_str()), (200, Some("email")), "{answer}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_sms_gateway_keeps_what_it_takes_in_each_language() -> Story {
+    let gateway = SmsGateway::start().await?;
+    let client = reqwest::Client::new();
+    let text = "482913 is your code: Grüße & 100 %";
+    let sms = serde_json::json!({ "to": ["+447700900813", "15005550006"], "text": text, "id": "1" });
+    let answer = client.post(gateway.url()).json(&sms).send().await?;
+    assert_eq!((answer.status().as_u16(), answer.text().await?.contains("accepted")), (202, true));
+    let fields = [("to", "+447700900813"), ("text", text), ("to", "15005550006")];
+    assert_eq!(client.put(gateway.url()).form(&fields).send().await?.status(), 202);
+    assert_eq!(client.get(gateway.url()).query(&fields).send().await?.status(), 202);
+    assert_eq!(client.get(gateway.url()).send().await?.status(), 422, "there is no SMS in it");
+
+    let messages = gateway.messages();
+    let methods: Vec<_> = messages.iter().map(|sms| (sms.method.as_str(), sms.id.as_deref())).collect();
+    assert_eq!(methods, [("POST", Some("1")), ("PUT", None), ("GET", None)]);
+    for sms in &messages {
+        assert_eq!(
+            (sms.to.as_slice(), sms.text.as_str()),
+            (["447700900813", "15005550006"].map(str::to_owned).as_slice(), text)
+        );
+        assert_eq!(sms.code()?, "482913");
+    }
+    assert_eq!(messages.first().and_then(|sms| sms.header("content-type")), Some("application/json"));
+    assert_eq!((gateway.requests(), messages.len()), (4, 3));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_sms_gateway_misbehaves_on_demand() -> Story {
+    let gateway = SmsGateway::start().await?;
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_millis(500))
+        .build()?;
+    for (mode, status, takes) in [
+        (SmsMode::Fail, Some(500), false),
+        (SmsMode::Reject, Some(400), false),
+        (SmsMode::Unauthorized, Some(401), false),
+        (SmsMode::Page, Some(200), false),
+        (SmsMode::Redirect, Some(302), false),
+        (SmsMode::Hang, None, false),
+        (SmsMode::Drop, None, false),
+        (SmsMode::KeepAndHang, None, true),
+        (SmsMode::KeepAndDrop, None, true),
+        (SmsMode::AcceptAfter(Duration::from_secs(60)), None, true),
+        (SmsMode::AcceptAfter(Duration::ZERO), Some(202), true),
+        (SmsMode::Accept, Some(202), true),
+    ] {
+        let before = gateway.messages().len();
+        gateway.set_mode(mode);
+        let sms = serde_json::json!({ "to": "+447700900813", "text": "482913" });
+        let answer = client.post(gateway.url()).json(&sms).send().await;
+        assert_eq!(answer.ok().map(|answer| answer.status().as_u16()), status, "{mode:?}");
+        assert_eq!(gateway.messages().len() - before, usize::from(takes), "{mode:?}");
+    }
+    gateway.wait_for_requests(12).await?;
+    assert_eq!(gateway.wait_for_sms_to("447700900813").await?.text, "482913");
     Ok(())
 }

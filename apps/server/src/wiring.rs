@@ -1,5 +1,7 @@
 //! The only place that names adapters: from a [`Config`] to an [`App`] on real storage, real mail and real accounts.
 
+mod sms;
+
 use std::sync::Arc;
 
 use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver, SynapseMirror};
@@ -33,6 +35,7 @@ use crate::config::{
 };
 use crate::demo::{Caught, Letter};
 
+pub(crate) use sms::sms_sender;
 pub(crate) use threepid_adapters::templates::PAGE_STYLE;
 
 /// The demo's mailbox keeps so many mails.
@@ -277,6 +280,7 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
         MailTransport::File { sender, .. } => drop(mailboxes(sender)?),
         MailTransport::None => {}
     }
+    sms_sender(config)?;
     Limiter::in_memory(&limit_settings(&config.limits), Arc::new(SystemClock)).map_err(invalid_limit)?;
     templates(config)?;
     if let Accounts::Homeserver(accounts) = &config.accounts {

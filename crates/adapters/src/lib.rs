@@ -17,7 +17,11 @@ pub mod outbound;
 pub mod sea_orm;
 #[cfg(feature = "secrets")]
 pub mod secrets;
+#[cfg(feature = "sms")]
+pub mod sms;
 #[cfg(feature = "synapse-import")]
 pub mod synapse_import;
 #[cfg(feature = "templates")]
 pub mod templates;
+#[cfg(any(feature = "homeserver", feature = "identity-server", feature = "sms"))]
+mod tls;

@@ -11,6 +11,7 @@ mod process;
 mod program;
 mod prometheus;
 mod schemathesis;
+mod sms;
 mod smtp;
 mod sydent;
 mod synapse;
@@ -27,6 +28,7 @@ pub use process::{
 pub use program::Program;
 pub use prometheus::{Prometheus, check_rules, test_rules};
 pub use schemathesis::{Findings, Schemathesis};
+pub use sms::{CapturedSms, SmsGateway, SmsMode};
 pub use smtp::{CapturedMail, SmtpMode, SmtpSecurity, SmtpServer, SmtpServerBuilder};
 pub use sydent::{IdentityAccount, Sydent};
 pub use synapse::{Synapse, SynapseBuilder, User};

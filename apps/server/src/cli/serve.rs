@@ -35,6 +35,7 @@ pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
         public_base_url = %config.public_base_url,
         database = %config.database.url,
         mail = %config.mail.transport,
+        sms = %config.sms,
         accounts = match &config.accounts {
             Accounts::Homeserver(homeserver) => homeserver.base_url.as_str(),
             Accounts::Local => "local",

@@ -18,6 +18,7 @@ use super::Problem;
 use super::database::DatabaseConfig;
 use super::limits::Limits;
 use super::settings::{self, Settings};
+use super::sms::SmsTransport;
 use super::values::{
     self, AccountsChoice, AddressRule, BaseUrl, DatabaseUrl, DeprecatedAddChoice, LogFormat, Mailbox,
     ReauthenticationChoice, Secret, Security, Span, Transport, TrustedIdentityServer, ValidationChoice,
@@ -39,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) identity: IdentityConfig,
     pub(crate) mirror: Option<MirrorConfig>,
     pub(crate) mail: MailConfig,
+    pub(crate) sms: SmsTransport,
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
     pub(crate) http: HttpSettings,
@@ -211,6 +213,7 @@ impl Config {
         judge.limits(&settings.limits);
         judge.must(settings.relay.concurrency > 0, "relay.concurrency", "must be at least 1");
         let retry = judge.retry(&settings.relay, settings.mail.smtp.send_timeout);
+        let sms = SmsTransport::new(settings.sms, retry.lease, &mut judge);
         let housekeeping = HousekeepingSettings {
             every: judge.positive("housekeeping.every", settings.housekeeping.every),
             retention: Retention {
@@ -238,8 +241,8 @@ impl Config {
         judge.warn_about_adding(asks_again, undercuts, changes);
         let identity = judge.identity(settings.identity_servers, settings.identity, settings.signing_key);
         judge.warn_about_clear_text(public_base_url.as_ref().map(|url| &url.0), &settings.listen, &transport);
-        let (Some(public_base_url), Some(transport), Some(accounts), Some(server_key)) =
-            (public_base_url, transport, accounts, server_key)
+        let (Some(public_base_url), Some(transport), Some(sms), Some(accounts), Some(server_key)) =
+            (public_base_url, transport, sms, accounts, server_key)
         else {
             return Err(judge.problems);
         };
@@ -257,6 +260,7 @@ impl Config {
             identity,
             mirror,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
+            sms,
             policy: Policy {
                 lifetimes,
                 rules,

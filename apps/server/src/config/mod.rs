@@ -10,6 +10,7 @@ pub(crate) mod document;
 mod env;
 mod limits;
 mod settings;
+mod sms;
 mod values;
 
 use std::ffi::OsString;
@@ -27,7 +28,8 @@ pub(crate) use checked::{
 };
 pub(crate) use env::CONFIG;
 pub(crate) use limits::{Allowance, Limits};
-pub(crate) use values::{DatabaseTls, LogFormat, Security};
+pub(crate) use sms::{SmsGateway, SmsTransport};
+pub(crate) use values::{DatabaseTls, LogFormat, Secret, Security, SmsMethod};
 
 use env::Environment;
 use settings::Settings;

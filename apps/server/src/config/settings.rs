@@ -7,8 +7,8 @@ use super::declare::settings;
 use super::limits::Limits;
 use super::values::{
     AccountsChoice, AddressRule, BaseUrl, DatabaseTls, DatabaseUrl, DeprecatedAddChoice, ForwardingHeader,
-    LogFormat, Mailbox, Network, ReauthenticationChoice, Secret, Security, Span, Transport,
-    TrustedIdentityServer, ValidationChoice,
+    LogFormat, Mailbox, Network, ReauthenticationChoice, Secret, SecretHeaders, Security, SmsMethod,
+    SmsTransportChoice, Span, Statuses, Transport, TrustedIdentityServer, ValidationChoice,
 };
 
 settings! {
@@ -59,6 +59,8 @@ settings! {
         mirror: Mirror,
         /// The mails that prove addresses.
         mail: Mail,
+        /// The SMS that prove phone numbers.
+        sms: Sms,
         /// Which addresses may be added. A denied address is denied even if it is allowed; where there are allow rules
         /// for a medium, an address of that medium must meet one.
         addresses: Addresses,
@@ -226,6 +228,63 @@ settings! {
         connections: usize = 4,
         /// Certificates (PEM) that are trusted besides the well-known ones.
         ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+    }
+}
+
+settings! {
+    /// `[sms]`
+    Sms {
+        /// How SMS leave: "http" to a gateway that is asked over HTTP, "none" not at all; then requests for a token by
+        /// SMS are answered with `M_THREEPID_MEDIUM_NOT_SUPPORTED`.
+        transport: SmsTransportChoice = SmsTransportChoice::None,
+    }
+    sections {
+        /// The gateway, for `transport = "http"`. `url`, the values of `headers`, and `body` are templates: `{{ to }}` is
+        /// the number as digits, `{{ to_plus }}` the same with a plus before it, `{{ text }}` the text, `{{ id }}` the SMS's
+        /// id, the same at every try, `{{ secret }}` the secret below. What goes into JSON is written
+        /// `{{ text | tojson }}`, without quotes around it; what goes into a form or a URL `{{ text | urlencode }}`.
+        /// Examples are in `docs/operating/sms.md`.
+        http: SmsHttp,
+    }
+}
+
+settings! {
+    /// `[sms.http]`
+    SmsHttp {
+        /// Where the gateway is asked: http or https. Redirects are not followed. Required when `sms.transport` is "http".
+        url: Option<Secret> = None => "\"https://sms.example/messages\"",
+        /// The method.
+        method: SmsMethod = SmsMethod::Post,
+        /// The headers. With a body one has to be `Content-Type`.
+        headers: SecretHeaders = SecretHeaders::default() => "{ Content-Type = \"application/json\" }",
+        /// The body.
+        body: Option<Secret> = None => "'{\"to\": {{ to_plus | tojson }}, \"body\": {{ text | tojson }}}'",
+        /// The user to authenticate as (`Authorization: Basic`); none without it.
+        user: Option<String> = None => "\"threepid\"",
+        /// That user's password.
+        password: Option<Secret> = None => "\"(secret)\"",
+        /// A file that holds the password instead; one line break at its end is dropped.
+        password_file: Option<PathBuf> = None => "\"/run/secrets/sms-password\"",
+        /// A key that the templates insert as `{{ secret }}`, for a gateway that wants it elsewhere.
+        secret: Option<Secret> = None => "\"(secret)\"",
+        /// A file that holds the key instead; one line break at its end is dropped.
+        secret_file: Option<PathBuf> = None => "\"/run/secrets/sms-key\"",
+        /// Certificates (PEM) that are trusted besides the system's.
+        ca_file: Option<PathBuf> = None => "\"/etc/ssl/private-ca.pem\"",
+        /// How long one SMS may take, from the look-up of the gateway's name to the last byte of its answer. More than
+        /// zero.
+        timeout: Span = Span::seconds(10),
+        /// Statuses that say that the gateway has the SMS, from 200 to 299.
+        sent: Vec<Statuses> = vec![Statuses(200..=299)],
+        /// Statuses that say that it will never take it, from 400 to 599: the SMS is kept as dead. After any other status
+        /// it is tried again, so also after a wrong key (401, 403), which you may mend.
+        give_up: Vec<Statuses> = vec![Statuses(400..=400), Statuses(422..=422)],
+        /// A regular expression that an answer with a status of `sent` must match somewhere in its body, too; after one
+        /// that does not, the SMS is tried again. For a gateway that answers 200 whatever happens. At most 64 KiB are read.
+        sent_if: Option<String> = None => "'\"status\": *\"accepted\"'",
+        /// A regular expression that an answer with a status of `give_up` must match somewhere in its body, too. An answer
+        /// with a status of `sent` that matches it is given up as well.
+        give_up_if: Option<String> = None => "'\"error\": *\"invalid_number\"'",
     }
 }
 

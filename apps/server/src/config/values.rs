@@ -1,7 +1,9 @@
 //! The values that settings have. Each parses as it is read: one that exists is well-formed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -129,6 +131,71 @@ impl Value for Secret {
 
     fn toml(&self) -> Option<String> {
         None
+    }
+}
+
+/// Headers by name. Their values are never shown: one may be a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SecretHeaders(pub(crate) BTreeMap<String, Secret>);
+
+impl<'de> Deserialize<'de> for SecretHeaders {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde's own message would quote what it found.
+        BTreeMap::deserialize(deserializer)
+            .map(Self)
+            .map_err(|_| D::Error::custom("{ Name = \"value\" } is wanted, each value text in quotes"))
+    }
+}
+
+impl Value for SecretHeaders {
+    const WANTS: &'static str = "{ Name = \"value\" }, the values secret";
+    const QUOTED: bool = false;
+
+    fn toml(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Statuses of HTTP, from the first to the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Statuses(pub(crate) RangeInclusive<u16>);
+
+impl Statuses {
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let status = |text: &str| {
+            let is_one = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|status| is_one && (100..600).contains(status))
+        };
+        let (first, last): (u16, u16) = (status(first.trim())?, status(last.trim())?);
+        (first <= last).then_some(Self(first..=last))
+    }
+}
+
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(i64),
+            Text(String),
+        }
+        let wanted = || D::Error::custom(format!("{} is wanted", <Self as Value>::WANTS));
+        let text = match Written::deserialize(deserializer).map_err(|_| wanted())? {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
+        Self::parse(&text).ok_or_else(wanted)
+    }
+}
+
+impl Value for Statuses {
+    const WANTS: &'static str = "list of statuses such as 400 or \"400-499\"";
+    const QUOTED: bool = false;
+
+    fn toml(&self) -> Option<String> {
+        let (first, last) = (self.0.start(), self.0.end());
+        if first == last { Some(first.to_string()) } else { quoted(&format!("{first}-{last}")) }
     }
 }
 
@@ -334,6 +401,22 @@ choice! {
         /// Not at all.
         None = "none",
     }
+    /// How SMS leave.
+    SmsTransportChoice {
+        /// To a gateway over HTTP.
+        Http = "http",
+        /// Not at all.
+        None = "none",
+    }
+    /// How a gateway is asked.
+    SmsMethod {
+        /// With a body.
+        Post = "POST",
+        /// With a body, too.
+        Put = "PUT",
+        /// Without.
+        Get = "GET",
+    }
     /// How the connection to the mail server is secured.
     Security {
         /// In clear text.
@@ -429,6 +512,24 @@ mod tests {
         ] {
             let url = DatabaseUrl::new(url);
             assert_eq!((url.host().as_deref(), url.tls()), (host, tls));
+        }
+    }
+
+    #[test]
+    fn statuses_are_one_or_from_one_to_another() {
+        for (text, read) in [
+            ("400", Some(400..=400)),
+            ("200-299", Some(200..=299)),
+            ("500 - 599", Some(500..=599)),
+            ("299-200", None),
+            ("40", None),
+            ("600", None),
+            ("+40", None),
+            ("4xx", None),
+            ("400-", None),
+            ("", None),
+        ] {
+            assert_eq!(Statuses::parse(text).map(|statuses| statuses.0), read, "{text}");
         }
     }
 

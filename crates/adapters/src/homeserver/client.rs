@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,16 +14,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::Verifier;
+use rustls::ClientConfig;
 use threepid_domain::ports::{Credentials, Unavailable};
 use url::Url;
 
 use super::answer::Answer;
 use super::{HomeserverSettings, PORT};
+use crate::tls::{TlsError, client_config, no_one_trusted};
 
 /// More is no answer to any of our questions.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -204,28 +200,17 @@ fn checked(base_url: &Url) -> Result<Url, InvalidHomeserver> {
 }
 
 fn tls(settings: &HomeserverSettings) -> Result<ClientConfig, InvalidHomeserver> {
-    let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
-    let failed = |error: rustls::Error| InvalidHomeserver::Tls(error.to_string());
-    let extra_roots = settings.extra_ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(failed)?;
-    // A machine without any trusted certificate can still speak plain HTTP.
-    if settings.base_url.scheme() == "http" {
-        return Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
-    }
-    let verifier = Verifier::new_with_extra_roots(extra_roots, provider).map_err(failed)?;
-    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, InvalidHomeserver> {
-    let refused = |reason: String| InvalidHomeserver::ExtraCa { path: path.to_owned(), reason };
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    match certificates {
-        Err(error) => Err(refused(error.to_string())),
-        Ok(none) if none.is_empty() => Err(refused("it holds no certificate in PEM".to_owned())),
-        Ok(certificates) => Ok(certificates),
-    }
+    let extra_ca = settings.extra_ca.as_deref();
+    let config = match settings.base_url.scheme() {
+        "http" => no_one_trusted(extra_ca),
+        _ => client_config(extra_ca),
+    };
+    config.map_err(|error| match error {
+        TlsError::ExtraCa(reason) => {
+            InvalidHomeserver::ExtraCa { path: extra_ca.map(Path::to_owned).unwrap_or_default(), reason }
+        }
+        TlsError::Setup(reason) => InvalidHomeserver::Tls(reason),
+    })
 }
 
 fn unavailable(why: &str) -> Unavailable {

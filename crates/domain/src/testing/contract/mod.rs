@@ -32,6 +32,7 @@ pub mod mailer;
 pub mod outbox;
 pub mod outbox_records;
 pub mod rate_limiter;
+pub mod sms_sender;
 pub mod store;
 
 use std::any::Any;
@@ -40,6 +41,7 @@ use std::sync::{Arc, Mutex};
 
 pub use mailer::{Arrived, Hop, HopMood, Inbox, MailBackend};
 pub use rate_limiter::LimiterBackend;
+pub use sms_sender::{ArrivedSms, Gateway, GatewayMood, Phones, SmsBackend};
 
 use super::lock;
 use crate::ports::{AccountRecords, Housekeeping, Outbox, OutboxRecords, Store};
@@ -376,6 +378,47 @@ macro_rules! mail_hop_contract {
                 a_hop_that_says_nothing_is_given_up
                 a_hop_that_is_gone_may_come_back
                 a_mailer_that_failed_sends_again
+            ],
+            []
+        }
+    };
+}
+
+/// Runs every case of the SMS sender's contract that needs nothing but SMS that arrive; give it an async expression
+/// that makes a fresh [`SmsBackend`](crate::testing::contract::SmsBackend). A sender whose gateway can fail runs
+/// [`sms_gateway_contract!`](crate::sms_gateway_contract), too.
+#[macro_export]
+macro_rules! sms_sender_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { sms_sender, $backend,
+            [
+                an_sms_arrives_with_what_it_says
+                numbers_of_any_length_arrive
+                no_character_of_the_text_is_lost_or_changed
+                a_text_cannot_add_a_recipient
+                the_reference_is_the_same_at_every_try
+                different_sms_have_different_references
+            ],
+            [sms_sent_at_once_all_arrive]
+        }
+    };
+}
+
+/// Runs every case of the SMS sender's contract that needs a gateway which can fail: an [`SmsBackend`] with a gateway.
+///
+/// [`SmsBackend`]: crate::testing::contract::SmsBackend
+#[macro_export]
+macro_rules! sms_gateway_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { sms_sender, $backend,
+            [
+                a_deferred_sms_may_be_taken_later
+                a_refused_sms_is_not_tried_again
+                an_answer_that_cannot_be_read_is_no_answer
+                a_gateway_that_says_nothing_is_given_up
+                a_gateway_that_is_gone_may_come_back
+                an_sms_whose_answer_was_lost_is_tried_again
+                a_sender_that_failed_sends_again
             ],
             []
         }

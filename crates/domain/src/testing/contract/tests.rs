@@ -17,6 +17,8 @@ use crate::model::{
 use crate::ports::{CommitError, Conflict, Outbox, Store, Unavailable};
 use crate::testing::{MemoryStore, RecordingMailer};
 
+mod sms_sender;
+
 async fn memory() -> Backend {
     let store = Arc::new(MemoryStore::new());
     Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store.clone()).asked_by(store)
@@ -68,6 +70,7 @@ fn every_case_of_a_kit_is_run_by_its_macro() {
         include_str!("housekeeping.rs"),
         include_str!("outbox_records.rs"),
         include_str!("mailer.rs"),
+        include_str!("sms_sender.rs"),
     ] {
         let cases = kit.lines().filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('('));
         let missing: Vec<_> = cases.map(|(name, _)| name).filter(|name| !macros.contains(name)).collect();
