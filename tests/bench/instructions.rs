@@ -1,6 +1,7 @@
 //! How many instructions a request takes, which no load of the machine changes.
 //!
-//! The program runs under valgrind's callgrind, which counts only while the requests in question are made.
+//! The program runs under valgrind's callgrind, which counts only while the requests in question are made. The counts are
+//! held to those in `instructions.json`, since what costs more is to be noticed when it comes in.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,17 @@ const BEFORE: usize = 20;
 /// Valgrind is slow, and an unoptimised program more so.
 const MAIL_WITHIN: Duration = Duration::from_secs(60);
 
+/// What was counted last, by the kind of build, by request.
+const KNOWN: &str = include_str!("instructions.json");
+/// Compilers and the order of chance differ by less.
+const MARGIN: f64 = 0.15;
+const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
 /// Counts, and says what came out.
+///
+/// # Errors
+///
+/// A request takes more instructions than it did, or so few that what is known is out of date.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     let program = match &options.program {
         Some(program) => program.clone(),
@@ -36,11 +47,27 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     };
     let counts =
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(count(&program))?;
-    say("instructions of the server for one request, in user space alone:");
+    say(format_args!("instructions of the server for one request, in user space alone ({BUILD}):"));
+    say(format_args!("{:<14} {:>12} {:>12} {:>8}", "request", "counted", "known", ""));
+    let known: serde_json::Value = serde_json::from_str(KNOWN)?;
+    let mut strayed = Vec::new();
     for (name, counted) in counts {
-        say(format_args!("{name:<14} {counted:>12.0}"));
+        let before = known[BUILD][name].as_f64().ok_or("instructions.json does not know this request")?;
+        let change = counted / before - 1.0;
+        say(format_args!("{name:<14} {counted:>12.0} {before:>12.0} {:>+7.1} %", change * 100.0));
+        if change.abs() > MARGIN {
+            strayed.push(name);
+        }
     }
-    Ok(())
+    if strayed.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} strayed by more than {:.0} %: if it is meant, write the count into tests/bench/instructions.json",
+        strayed.join(", "),
+        MARGIN * 100.0
+    )
+    .into())
 }
 
 async fn count(program: &Path) -> Outcome<[(&'static str, f64); 3]> {
@@ -52,7 +79,8 @@ async fn count(program: &Path) -> Outcome<[(&'static str, f64); 3]> {
     let stuck = stuck_server(Arc::clone(&is_stuck), port).await?;
     // Valgrind is slow, and so may be the machine.
     let settings = Settings::new(program, &url).mail_to(stuck).set("DATABASE__ACQUIRE_TIMEOUT", "5m");
-    let settings = settings.set("HTTP__REQUEST_TIMEOUT", "5m");
+    // However long it takes, lists are remembered meanwhile.
+    let settings = settings.set("HTTP__REQUEST_TIMEOUT", "5m").set("DATABASE__REMEMBER_CONTACTS", "1h");
     settings.migrate().await?;
     fill(&url, 2).await?;
     let tokens = settings.accounts(2).await?;

@@ -14,6 +14,7 @@ use threepid_adapters::lettre::{
 };
 use threepid_adapters::limits::{InvalidLimit, LimitSettings, Limiter, Rate};
 use threepid_adapters::outbound::OutboundSettings;
+use threepid_adapters::remembered_lists::{ListMemory, RememberedLists};
 use threepid_adapters::sea_orm::{
     ConnectSettings, Database, LocalAccounts, LocalReauthentication, PoolUse, SeaOrmStore, Tls,
 };
@@ -23,7 +24,7 @@ use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_st
 use threepid_domain::model::{AccessToken, AuditEntry, AuditQuery, DeviceId, Sid, UserId};
 use threepid_domain::ports::{
     AccessTokens, AccountRecord, AccountRecords as _, HomeserverCapabilities, Limit, Mailer,
-    Reauthentication, Secrets as _, Store as _,
+    Reauthentication, Secrets as _, Store,
 };
 use threepid_domain::use_cases::{Importer, ImporterPorts, OutboxDesk, Policy};
 use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
@@ -100,7 +101,7 @@ impl Opened {
         let asking = self.asking(config)?;
         let style = page_style_csp_hash().trim_matches('\'').to_owned();
         let mut builder = Builder::new(config.public_base_url.clone())
-            .store(Arc::clone(&store) as _)
+            .store(remembering(Arc::clone(&store) as _, config))
             .outbox(Arc::clone(&store) as _)
             .housekeeping(store, config.housekeeping)
             .access_tokens(asking.access_tokens)
@@ -370,6 +371,15 @@ pub(crate) fn memory_mailer() -> Result<(Arc<dyn Mailer>, Caught), Failure> {
         caught.map(|mail| Letter { to: mail.recipient, subject: mail.subject, text: mail.text }).collect()
     };
     Ok((mailer, Arc::new(letters)))
+}
+
+/// The store, which remembers lists where this process owns the database.
+fn remembering(store: Arc<dyn Store>, config: &Config) -> Arc<dyn Store> {
+    let span = config.database.remember_contacts;
+    if span.is_zero() {
+        return store;
+    }
+    Arc::new(RememberedLists::new(store, ListMemory { span, ..ListMemory::default() }))
 }
 
 async fn connect(config: &Config) -> Result<Database, Failure> {

@@ -1,5 +1,7 @@
 //! The relay's loop: what is owed is claimed in batches and delivered, several at a time.
 //!
+//! While there is more, it claims once half of what it may hold is settled: each claim is a commit that is waited for.
+//!
 //! It loses nothing: what it claimed and did not settle comes back when the lease ends.
 
 use std::time::Duration;
@@ -16,7 +18,8 @@ use crate::metrics::Metrics;
 /// How the relay works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSettings {
-    /// So many messages are delivered at a time; at least 1. Default 8.
+    /// So many messages are claimed and not settled yet, at most, and so many a crash may send twice; at least 1. Default
+    /// 32.
     pub concurrency: usize,
     /// So often it looks for what has become due, besides being woken. Default 1 s.
     pub poll: Duration,
@@ -26,7 +29,7 @@ pub struct WorkerSettings {
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { concurrency: 8, poll: Duration::from_secs(1), longest_pause: Duration::from_secs(30) }
+        Self { concurrency: 32, poll: Duration::from_secs(1), longest_pause: Duration::from_secs(30) }
     }
 }
 
@@ -95,7 +98,8 @@ impl Worker {
                 () = shutdown.cancelled() => return,
                 Some(ended) = in_flight.join_next() => {
                     note(ended, storage);
-                    if may_hold_more && !storage.lasts() {
+                    let is_half_done = in_flight.len() * 2 <= self.settings.concurrency;
+                    if may_hold_more && is_half_done && !storage.lasts() {
                         return;
                     }
                 }

@@ -13,6 +13,8 @@ pub mod lettre;
 pub mod limits;
 #[cfg(feature = "identity-server")]
 pub mod outbound;
+#[cfg(feature = "remembered-lists")]
+pub mod remembered_lists;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sea_orm;
 #[cfg(feature = "secrets")]

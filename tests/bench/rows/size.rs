@@ -17,7 +17,7 @@ pub(super) async fn measure(bench: &Bench) -> Outcome<Vec<Row>> {
     let port = homeserver.port().await?;
     let settings = |url: &str| {
         let settings = Settings::new(&bench.program, url).homeserver(port).mail_waits();
-        settings.set("HOMESERVER__REMEMBER", "1h")
+        settings.set("HOMESERVER__REMEMBER", "1h").set("DATABASE__REMEMBER_CONTACTS", "0s")
     };
     let large = settings(&large_database(&bench.program, many).await?).start().await?;
     let (_folder, url) = new_database()?;

@@ -16,6 +16,8 @@ pub(crate) struct DatabaseConfig {
     pub(crate) url: DatabaseUrl,
     pub(crate) password: Option<Secret>,
     pub(crate) readers: u32,
+    /// Zero where several processes may share the database.
+    pub(crate) remember_contacts: Duration,
     pub(crate) connections: u32,
     pub(crate) acquire_timeout: Duration,
     pub(crate) statement_timeout: Duration,
@@ -69,6 +71,7 @@ impl DatabaseConfig {
         Self {
             password,
             readers: database.readers,
+            remember_contacts: if is_shared { Duration::ZERO } else { database.remember_contacts.0 },
             connections: database.connections,
             acquire_timeout: judge.positive("database.acquire_timeout", database.acquire_timeout),
             statement_timeout: judge.positive("database.statement_timeout", database.statement_timeout),

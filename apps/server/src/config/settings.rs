@@ -104,6 +104,10 @@ settings! {
         /// PostgreSQL: how many connections this instance has at most; two more tell and hear of owed messages. At
         /// least 1.
         connections: u32 = 10,
+        /// SQLite: for how long a list of contacts is remembered once it was read. A change forgets it at once; what
+        /// another process changes in the same file (`threepid import`, `threepid account erase`) is seen after this.
+        /// "0s" reads each list anew.
+        remember_contacts: Span = Span::seconds(1),
         /// SQLite: how many connections read beside the one that writes. At least 1.
         readers: u32 = 4,
         /// How long a request waits for a free connection, or for a new one; longer is 503. More than zero.
@@ -337,8 +341,9 @@ settings! {
 settings! {
     /// `[relay]`
     RelaySettings {
-        /// How many mails are sent at a time. At least 1.
-        concurrency: usize = 8,
+        /// How many messages are claimed and not settled yet, at most; a crash may send so many twice. Mails share the
+        /// `mail.smtp.connections` among them. At least 1.
+        concurrency: usize = 32,
         /// The wait after the first try that failed. More than zero.
         first_retry: Span = Span::seconds(5),
         /// The longest wait between two tries; each is twice as long as the one before.

@@ -33,6 +33,9 @@ use super::{InvalidSender, Sender};
 /// A connection that was idle for longer is not used again; servers close them after a while.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
+/// A connection that was used within this time is used again without asking whether it is still there.
+const JUST_USED: Duration = Duration::from_secs(1);
+
 /// How long a server's goodbye is waited for; ours is sent by then.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -182,18 +185,42 @@ impl SmtpMailer {
     async fn deliver(&self, message: &Message) -> Result<(), DeliveryError> {
         // The semaphore is never closed; if it were, the mail could go out later.
         let _slot = self.slots.acquire().await.map_err(|_| transient("no connection is free"))?;
+        if let Some(mut connection) = self.just_used() {
+            match self.transfer(&mut connection, message).await {
+                // The server closed it meanwhile, and knows nothing of this mail.
+                Err(Failed::AtOnce(_)) => {}
+                ended => return self.end(connection, ended).await,
+            }
+        }
         let mut connection = self.connection().await?;
-        match self.transfer(&mut connection, message).await {
+        let ended = self.transfer(&mut connection, message).await;
+        self.end(connection, ended).await
+    }
+
+    /// Keeps the connection for the next mail, or closes it.
+    async fn end(
+        &self,
+        mut connection: AsyncSmtpConnection,
+        ended: Result<(), Failed>,
+    ) -> Result<(), DeliveryError> {
+        match ended {
             Ok(()) => {
                 self.lock().push((connection, Instant::now()));
                 Ok(())
             }
-            Err(error) => {
+            Err(Failed::AtOnce(error) | Failed::Later(error)) => {
                 // What the server thinks of the half mail is unknown, so the connection ends here.
                 let _ = timeout(GOODBYE, connection.abort()).await;
                 Err(error)
             }
         }
+    }
+
+    /// The connection used last, if that was a moment ago.
+    fn just_used(&self) -> Option<AsyncSmtpConnection> {
+        let mut idle = self.lock();
+        let last = idle.pop_if(|(_, since)| since.elapsed() < JUST_USED)?;
+        Some(last.0)
     }
 
     /// A connection that answers: the one used last, or a new one.
@@ -239,11 +266,7 @@ impl SmtpMailer {
         Ok(connection)
     }
 
-    async fn transfer(
-        &self,
-        connection: &mut AsyncSmtpConnection,
-        message: &Message,
-    ) -> Result<(), DeliveryError> {
+    async fn transfer(&self, connection: &mut AsyncSmtpConnection, message: &Message) -> Result<(), Failed> {
         let bytes = message.formatted();
         let envelope = message.envelope();
         let has = |extension| connection.server_info().supports_feature(extension);
@@ -251,46 +274,66 @@ impl SmtpMailer {
         let addresses = envelope.to().iter().chain(envelope.from());
         if addresses.map(AsRef::<str>::as_ref).any(|address: &str| !address.is_ascii()) {
             if !has(Extension::SmtpUtfEight) {
-                return Err(permanent(
+                return Err(Failed::Later(permanent(
                     "the mail server cannot write the recipient's address (it lacks SMTPUTF8)",
-                ));
+                )));
             }
             parameters.push(MailParameter::SmtpUtfEight);
         }
         if !bytes.is_ascii() {
             if !has(Extension::EightBitMime) {
-                return Err(permanent("the mail server cannot carry this mail (it lacks 8BITMIME)"));
+                return Err(Failed::Later(permanent(
+                    "the mail server cannot carry this mail (it lacks 8BITMIME)",
+                )));
             }
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
         self.answer(connection.command(MailFrom::new(envelope.from().cloned(), parameters))).await?;
         for recipient in envelope.to() {
-            self.answer(connection.command(Rcpt::new(recipient.clone(), Vec::new()))).await?;
+            let recipient = Rcpt::new(recipient.clone(), Vec::new());
+            self.answer(connection.command(recipient)).await.map_err(Failed::later)?;
         }
-        self.answer(connection.command(Data)).await?;
-        self.answer(connection.message(&bytes)).await
+        self.answer(connection.command(Data)).await.map_err(Failed::later)?;
+        self.answer(connection.message(&bytes)).await.map_err(Failed::later)
     }
 
     /// Waits for the reply to one command.
-    async fn answer<T>(
-        &self,
-        command: impl Future<Output = Result<T, SmtpError>>,
-    ) -> Result<(), DeliveryError> {
+    async fn answer<T>(&self, command: impl Future<Output = Result<T, SmtpError>>) -> Result<(), Failed> {
         match timeout(self.settings.timeout, command).await {
-            Err(_) => Err(transient("the mail server took too long to answer")),
+            Err(_) => Err(Failed::Later(transient("the mail server took too long to answer"))),
             Ok(Ok(_)) => Ok(()),
             // 530 asks for TLS or a sign-in: it tells about the settings, not about the mail.
             Ok(Err(error))
                 if error.is_permanent() && error.status().is_none_or(|code| u16::from(code) != 530) =>
             {
-                Err(permanent(&error.to_string()))
+                Err(Failed::Later(permanent(&error.to_string())))
             }
-            Ok(Err(error)) => Err(transient(&error.to_string())),
+            // There was no reply, or only that the server closes the connection.
+            Ok(Err(error)) if error.status().is_none_or(|code| u16::from(code) == 421) => {
+                Err(Failed::AtOnce(transient(&error.to_string())))
+            }
+            Ok(Err(error)) => Err(Failed::Later(transient(&error.to_string()))),
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(AsyncSmtpConnection, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a mail was not taken.
+enum Failed {
+    /// The connection broke at the first command: the server knows nothing of the mail.
+    AtOnce(DeliveryError),
+    /// Anything else.
+    Later(DeliveryError),
+}
+
+impl Failed {
+    /// The same, at a later command.
+    fn later(self) -> Self {
+        let (Self::AtOnce(error) | Self::Later(error)) = self;
+        Self::Later(error)
     }
 }
 

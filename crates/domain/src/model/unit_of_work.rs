@@ -183,6 +183,26 @@ impl UnitOfWork {
         })
     }
 
+    /// The accounts whose list of contacts may be another one once this is committed; one may come more than once.
+    pub fn changed_lists(&self) -> impl Iterator<Item = &UserId> {
+        // Exhaustive: whoever adds a change decides whether it changes a list.
+        self.changes.iter().filter_map(|change| match change {
+            Change::PutThreepid(threepid) | Change::ImportThreepid(threepid) => Some(&threepid.user_id),
+            Change::RemoveThreepid { user_id, .. } => Some(user_id),
+            Change::PutSession(_)
+            | Change::Enqueue(_)
+            | Change::EnqueueMirror(_)
+            | Change::PutRemoteSession(_)
+            | Change::SpendProof(_)
+            | Change::PutBinding(_)
+            | Change::RemoveBinding { .. }
+            | Change::Audit(_)
+            | Change::CancelUnbind(_)
+            | Change::PutChallenge(_)
+            | Change::SpendChallenge(_) => None,
+        })
+    }
+
     /// The changes, in order.
     pub fn into_changes(self) -> Vec<Change> {
         self.changes

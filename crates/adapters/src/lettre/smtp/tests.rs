@@ -336,6 +336,16 @@ async fn a_connection_that_the_server_closed_is_replaced_without_notice() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_server_ends_with_421_is_replaced_once() {
+    let server = Server::start(Script::default()).await;
+    let mailer = server.mailer();
+    mailer.send(mail()).await.unwrap();
+    server.follow(Script { mail: Reply("421 4.3.2 closing"), ..Script::default() });
+    assert!(matches!(mailer.send(mail()).await, Err(DeliveryError::Transient(_))));
+    assert_eq!(server.connections(), 2, "a new one is tried, and no third");
+}
+
+#[tokio::test]
 async fn an_address_beyond_ascii_needs_a_server_that_can_write_it() {
     let server = Server::start(Script::default()).await;
     let error = server.mailer().send(mail_to("jürgen@example.org")).await.unwrap_err();
