@@ -21,7 +21,7 @@ use threepid_adapters::templates::{MinijinjaTemplates, TemplateSettings, page_st
 use threepid_domain::model::{AccessToken, AuditEntry, AuditQuery, DeviceId, Sid, UserId};
 use threepid_domain::ports::{
     AccessTokens, AccountRecord, AccountRecords as _, HomeserverCapabilities, Limit, Mailer,
-    Reauthentication, Secrets as _, Store as _,
+    Reauthentication, Secrets as _, SmsSender, Store as _,
 };
 use threepid_domain::use_cases::{Importer, ImporterPorts, OutboxDesk, Policy};
 use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
@@ -111,6 +111,9 @@ impl Opened {
             .http(HttpSettings { page_style_csp_hash: Some(style), ..config.http.clone() });
         if let Some(mailer) = mailer {
             builder = builder.mailer(mailer);
+        }
+        if let Some(sms) = sms_sender(config)? {
+            builder = builder.sms_sender(sms);
         }
         if let Some(capabilities) = asking.capabilities {
             builder = builder.capabilities(capabilities);
@@ -351,6 +354,14 @@ pub(crate) fn mailer(config: &Config) -> Result<Option<Arc<dyn Mailer>>, Failure
             Ok(Some(Arc::new(mailer)))
         }
     }
+}
+
+/// What sends SMS, as the settings say: nothing does, since no setting names a gateway yet.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn sms_sender(_config: &Config) -> Result<Option<Arc<dyn SmsSender>>, Failure> {
+    Ok(None)
 }
 
 /// A mailer that keeps what it is given, and the way to look at it.
