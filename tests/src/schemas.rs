@@ -19,10 +19,11 @@ const SCHEMAS: &str = include_str!("../schemas/answers.json");
 pub const GENERATIONS: [&str; 3] = ["r0", "v3", "unstable"];
 
 /// Every endpoint: its method, its path below `/_matrix/client/{generation}`, and the schema of its 200.
-pub const ENDPOINTS: [(Method, &str, &str); 8] = [
+pub const ENDPOINTS: [(Method, &str, &str); 9] = [
     (Method::GET, "/account/3pid", "threepids"),
     (Method::POST, "/account/3pid", "nothing"),
     (Method::POST, "/account/3pid/email/requestToken", "request_token"),
+    (Method::POST, "/account/3pid/msisdn/requestToken", "request_token"),
     (Method::POST, "/account/3pid/add", "nothing"),
     (Method::POST, "/account/3pid/bind", "nothing"),
     (Method::POST, "/account/3pid/unbind", "unbind_result"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use threepid_domain::ports::{
     AccessTokens, Clock, HomeserverCapabilities, Housekeeping, IdentityServer, Mailer, Mirror,
-    NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets, Store, Templates,
+    NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets, SmsSender, Store, Templates,
 };
 use threepid_domain::use_cases::{
     ConfirmLinks, Contacts, ContactsPorts, Housekeeper, Policy, Relay, RelayPorts, RetryPolicy, WhoAsks,
@@ -19,12 +19,13 @@ use crate::worker::{Worker, WorkerSettings};
 
 /// Gathers the ports and settings of an [`App`].
 ///
-/// Every port has to be given but the mailer; whatever is missing, [`Builder::build`] names.
+/// Every port has to be given but the mailer and the SMS sender; whatever is missing, [`Builder::build`] names.
 pub struct Builder {
     public_base_url: Url,
     store: Option<Arc<dyn Store>>,
     outbox: Option<Arc<dyn Outbox>>,
     mailer: Option<Arc<dyn Mailer>>,
+    sms_sender: Option<Arc<dyn SmsSender>>,
     access_tokens: Option<Arc<dyn AccessTokens>>,
     rate_limiter: Option<Arc<dyn RateLimiter>>,
     templates: Option<Arc<dyn Templates>>,
@@ -62,6 +63,7 @@ impl Builder {
             store: None,
             outbox: None,
             mailer: None,
+            sms_sender: None,
             access_tokens: None,
             rate_limiter: None,
             templates: None,
@@ -87,7 +89,7 @@ impl Builder {
         self
     }
 
-    /// The queue of owed messages; needed where there is a mailer or an identity server.
+    /// The queue of owed messages; needed where there is a mailer, an SMS sender or an identity server.
     #[must_use]
     pub fn outbox(mut self, outbox: Arc<dyn Outbox>) -> Self {
         self.outbox = Some(outbox);
@@ -98,6 +100,14 @@ impl Builder {
     #[must_use]
     pub fn mailer(mut self, mailer: Arc<dyn Mailer>) -> Self {
         self.mailer = Some(mailer);
+        self
+    }
+
+    /// What sends SMS. Without it, requests for a code to a phone number are refused with
+    /// `M_THREEPID_MEDIUM_NOT_SUPPORTED`.
+    #[must_use]
+    pub fn sms_sender(mut self, sms_sender: Arc<dyn SmsSender>) -> Self {
+        self.sms_sender = Some(sms_sender);
         self
     }
 
@@ -177,8 +187,8 @@ impl Builder {
         self
     }
 
-    /// What the operator decides about contacts. `sends_mail` and `mirrors` are set by whether there is a
-    /// mailer, and a mirror.
+    /// What the operator decides about contacts. `sends_mail`, `sends_sms` and `mirrors` are set by whether
+    /// there is a mailer, an SMS sender, and a mirror.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -223,6 +233,7 @@ impl Builder {
         }
         self.store = self.store.map(|port| metrics.store(port));
         self.mailer = self.mailer.map(|port| metrics.mailer(port));
+        self.sms_sender = self.sms_sender.map(|port| metrics.sms_sender(port));
         self.access_tokens = self.access_tokens.map(|port| metrics.access_tokens(port));
         self.rate_limiter = self.rate_limiter.map(|port| metrics.rate_limiter(port));
         let trusted = &self.policy.trusted;
@@ -246,7 +257,8 @@ impl Builder {
 
     fn assemble(self) -> Result<App, BuildError> {
         let mut missing = Vec::new();
-        if (self.mailer.is_some() || self.identity_servers.is_some()) && self.outbox.is_none() {
+        let owes = self.mailer.is_some() || self.sms_sender.is_some() || self.identity_servers.is_some();
+        if owes && self.outbox.is_none() {
             missing.push("outbox");
         }
         for (is_missing, port) in [
@@ -282,6 +294,7 @@ impl Builder {
                 outbox,
                 store: Arc::clone(&store),
                 mailer: self.mailer.clone(),
+                sms: self.sms_sender.clone(),
                 identity_servers: Arc::clone(&identity_servers),
                 mirror: self.mirror.clone(),
                 templates: Arc::clone(&templates),
@@ -297,8 +310,12 @@ impl Builder {
                 Housekeeper::new(housekeeping, Arc::clone(&clock), lifetimes, settings.retention);
             Caretaker::new(housekeeper, settings)
         });
-        let policy =
-            Policy { sends_mail: self.mailer.is_some(), mirrors: self.mirror.is_some(), ..self.policy };
+        let policy = Policy {
+            sends_mail: self.mailer.is_some(),
+            sends_sms: self.sms_sender.is_some(),
+            mirrors: self.mirror.is_some(),
+            ..self.policy
+        };
         let request_ids = secrets.new_message_id().as_str().to_owned();
         let who_asks = WhoAsks::new(access_tokens, self.capabilities, Arc::clone(&rate_limiter));
         let ports = ContactsPorts {

@@ -116,6 +116,9 @@ impl Opened {
         if let Some(mailer) = mailer {
             builder = builder.mailer(mailer);
         }
+        if let Some(sms) = sms_sender(config)? {
+            builder = builder.sms_sender(sms);
+        }
         if let Some(capabilities) = asking.capabilities {
             builder = builder.capabilities(capabilities);
         }

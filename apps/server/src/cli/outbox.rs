@@ -31,7 +31,7 @@ pub(super) enum Command {
         #[command(flatten)]
         look: Look,
     },
-    /// Try messages again, now. A dead one is owed again; a mail whose link has ended is not, since nothing would come
+    /// Try messages again, now. A dead one is owed again; a mail or SMS whose link or code has ended is not, since nothing would come
     /// of it.
     Retry {
         /// Their ids.
@@ -144,6 +144,7 @@ fn said(record: &MessageRecord, undone: Undone) -> String {
         (Undone::Mirror, Some(Payload::Mirror { user_id })) => {
             format!("the homeserver's list of {user_id} stays as it is until the next change of its contacts")
         }
+        (Undone::Sms, _) => "its SMS is not sent; its user can ask for another".to_owned(),
         (Undone::Mail, _) => "its mail is not sent; its user can ask for another".to_owned(),
         _ => "this version cannot tell what it was for".to_owned(),
     }
@@ -155,6 +156,7 @@ impl Look {
         let masked = |whole: &str, masked: String| if self.whole { whole.to_owned() } else { masked };
         match &record.payload {
             Some(Payload::ValidationMail { to, .. }) => (Some(masked(to.as_str(), to.masked())), None, None),
+            Some(Payload::ValidationSms { to, .. }) => (Some(masked(to.as_str(), to.masked())), None, None),
             Some(Payload::Unbind { user_id, address, server }) => (
                 Some(masked(address.as_str(), address.masked())),
                 Some(server.to_string()),

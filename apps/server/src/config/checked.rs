@@ -265,6 +265,7 @@ impl Config {
                 lifetimes,
                 rules,
                 sends_mail,
+                mails_code: settings.mail.code,
                 changes,
                 deprecated_add,
                 validation,
@@ -667,13 +668,15 @@ fn rules(setting: &str, rules: &[AddressRule], judge: &mut Judge) -> Vec<Rule> {
     let mut read = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let name = format!("{setting}[{index}]");
-        let made = match (&rule.domain, rule.medium, &rule.pattern) {
-            (Some(domain), None | Some(Medium::Email), None) => Rule::domain(domain),
-            (None, Some(medium), Some(pattern)) => Rule::pattern(medium, pattern),
+        let made = match (&rule.domain, &rule.country, rule.medium, &rule.pattern) {
+            (Some(domain), None, None | Some(Medium::Email), None) => Rule::domain(domain),
+            (None, Some(country), None | Some(Medium::Msisdn), None) => Rule::country(country),
+            (None, None, Some(medium), Some(pattern)) => Rule::pattern(medium, pattern),
             _ => {
                 judge.wrong(
                     &name,
-                    "must be { domain = \"example.org\" } or { medium = \"email\", pattern = \"[a-z]+@example[.]org\" }",
+                    "must be { domain = \"example.org\" }, { country = \"GB\" } or \
+                     { medium = \"email\", pattern = \"[a-z]+@example[.]org\" }",
                 );
                 continue;
             }

@@ -21,6 +21,8 @@ settings! {
         /// answered with 429, and the log says so once an hour. 0 is no bound; else at least 2. Instances on one
         /// database count together.
         mails_per_hour: u32 = 1000,
+        /// The same for validation SMS, which cost money each.
+        sms_per_hour: u32 = 100,
     }
     sections {
         /// Requests for a token from one client address.
@@ -32,6 +34,10 @@ settings! {
         submit_per_client: SubmitPerClient,
         /// Tokens that are given back to one session, right ones included. Five wrong ones end it anyway.
         submit_per_session: SubmitPerSession,
+        /// Codes that are given back for one address, in whichever of its sessions; a right one does not count. Codes have
+        /// six digits, so this is what keeps guessing hopeless. Instances on one database count together, and a restart
+        /// forgets nothing.
+        codes_per_address: CodesPerAddress,
         /// Access tokens from one client address that are nobody's. Who is over it is refused before the homeserver is
         /// asked.
         failed_tokens_per_client: FailedTokensPerClient,
@@ -71,6 +77,8 @@ rates! {
     SubmitPerClient = 0.5, 30;
     /// Room for somebody who mistypes.
     SubmitPerSession = 0.1, 10;
+    /// Ten a day. Guessing without a pause succeeds within a year with a chance of 0.4 %.
+    CodesPerAddress = 0.000116, 10;
     /// Room for many people behind one address whose tokens end at once.
     FailedTokensPerClient = 0.2, 30;
     /// As Synapse has it for wrong passwords.
@@ -93,8 +101,10 @@ impl Limits {
             Limit::RequestTokenPerClient => self.request_token_per_client.rate(),
             Limit::RequestTokenPerAddress => self.request_token_per_address.rate(),
             Limit::MailsInAll => Allowance::PerHour(self.mails_per_hour),
+            Limit::SmsInAll => Allowance::PerHour(self.sms_per_hour),
             Limit::SubmitPerClient => self.submit_per_client.rate(),
             Limit::SubmitPerSession => self.submit_per_session.rate(),
+            Limit::CodesPerAddress => self.codes_per_address.rate(),
             Limit::FailedTokensPerClient => self.failed_tokens_per_client.rate(),
             Limit::FailedReauthenticationPerAccount => self.failed_reauthentication_per_account.rate(),
         }

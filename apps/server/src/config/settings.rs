@@ -195,6 +195,9 @@ settings! {
         from: Option<Mailbox> = None => "\"Example <noreply@example.org>\"",
         /// Where answers go, if not to the sender.
         reply_to: Option<Mailbox> = None => "\"support@example.org\"",
+        /// Whether each mail carries a six-digit code beside its link, for clients that have a field for one. A code can
+        /// be guessed where a link cannot: `limits.codes_per_address` bounds how often that may be tried.
+        code: bool = false,
         /// What mails and pages call your service.
         app_name: String = "Matrix".to_owned(),
         /// The folder that `transport = "file"` writes to, one file a mail.
@@ -295,9 +298,10 @@ settings! {
 settings! {
     /// `[addresses]`
     Addresses {
-        /// Who may be added: `domain` covers the domain and those below it, `pattern` is a regular expression that the
-        /// whole address must match.
-        allow: Vec<AddressRule> = Vec::new() => "[{ domain = \"example.org\" }]",
+        /// Who may be added: `domain` covers the domain and those below it, `country` the phone numbers of a country by its
+        /// two letters, `pattern` is a regular expression that the whole address must match. A phone number is its digits
+        /// with the country's code, without a plus.
+        allow: Vec<AddressRule> = Vec::new() => "[{ domain = \"example.org\" }, { country = \"GB\" }]",
         /// Who may not.
         deny: Vec<AddressRule> = Vec::new() => "[{ medium = \"email\", pattern = \"(root|postmaster)@.*\" }]",
     }

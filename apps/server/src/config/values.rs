@@ -296,12 +296,13 @@ impl Value for DatabaseUrl {
 #[serde(deny_unknown_fields)]
 pub(crate) struct AddressRule {
     pub(crate) domain: Option<String>,
+    pub(crate) country: Option<String>,
     pub(crate) medium: Option<Medium>,
     pub(crate) pattern: Option<String>,
 }
 
 impl Value for AddressRule {
-    const WANTS: &'static str = "list of { domain = \"…\" } or { medium = \"email\", pattern = \"…\" }";
+    const WANTS: &'static str = "list of { domain = \"…\" }, { country = \"…\" } or { medium = \"email\" or \"msisdn\", pattern = \"…\" }";
     const QUOTED: bool = false;
 
     fn toml(&self) -> Option<String> {

@@ -1,7 +1,10 @@
-//! `/_threepid/confirm`: where the link in the mail leads.
+//! `/_threepid/confirm`: where the link in the mail leads, and where a code can be entered.
 //!
 //! Mail scanners open every link, so opening it changes nothing: GET and HEAD show a page with a form, and only the
 //! form's POST validates. Every proof that fails gets the same page.
+//!
+//! Where messages carry codes, the page without a `token` has a field for one. Whatever is wrong with a code gets that page
+//! again, alike for every reason.
 
 use axum::extract::{RawQuery, Request, State};
 use axum::response::Response;
@@ -15,11 +18,16 @@ use super::caller::query_value;
 use super::client_ip::ClientIp;
 use super::error::{ApiError, set_retry_after};
 use super::json::read_body;
-use super::openapi::{Field, Gives, Operation, SID, TOKEN, Takes};
+use super::openapi::{Field, Gives, Kind, Operation, SID, TOKEN, Takes};
 use super::page::{page, redirect};
 
 /// What a link and a form carry.
-const PROOF: &[Field] = &[SID, TOKEN];
+const PROOF: &[Field] = &[
+    SID,
+    TOKEN.or_none(),
+    Field::optional("code", Kind::Text, "The code of the newest message, where messages carry codes.")
+        .like("012345"),
+];
 
 /// What the document says about opening the link.
 pub(crate) const SHOW: Operation = Operation {
@@ -41,17 +49,22 @@ pub(crate) const SUBMIT: Operation = Operation {
     ..Operation::BASE
 };
 
-/// Asks whether it was meant.
+/// Asks whether it was meant, or for the code.
 pub(crate) async fn show(State(api): State<Api>, RawQuery(query): RawQuery) -> Response {
-    let Some((sid, token)) = proof(query.as_deref().unwrap_or_default()) else {
-        return page(&api, StatusCode::BAD_REQUEST, Page::Failed);
-    };
-    let action = api.links.action().to_owned();
-    let confirm = Page::Confirm { action, sid: sid.as_str().to_owned(), token: token.expose().to_owned() };
-    page(&api, StatusCode::OK, confirm)
+    let query = query.as_deref().unwrap_or_default();
+    match Proof::read(query, api.contacts.sends_codes()) {
+        Some(Proof { sid, by: By::Token(token) }) => {
+            let action = api.links.action().to_owned();
+            let confirm =
+                Page::Confirm { action, sid: sid.as_str().to_owned(), token: token.expose().to_owned() };
+            page(&api, StatusCode::OK, confirm)
+        }
+        Some(Proof { sid, by: By::Code(code) }) => enter_code(&api, StatusCode::OK, &sid, code),
+        None => page(&api, StatusCode::BAD_REQUEST, Page::Failed),
+    }
 }
 
-/// Judges the token of the form.
+/// Judges the token or code of the form.
 pub(crate) async fn submit(
     State(api): State<Api>,
     ClientIp(client_ip): ClientIp,
@@ -61,8 +74,17 @@ pub(crate) async fn submit(
         Ok(form) => form,
         Err(error) => return page(&api, error.status(), Page::Failed),
     };
-    let Some((sid, token)) = proof(&String::from_utf8_lossy(&form)) else {
+    let Some(Proof { sid, by }) = Proof::read(&String::from_utf8_lossy(&form), api.contacts.sends_codes())
+    else {
         return page(&api, StatusCode::BAD_REQUEST, Page::Failed);
+    };
+    let token = match &by {
+        By::Token(token) => token.clone(),
+        // Nothing was entered, so nothing was guessed.
+        By::Code(code) if code.trim().is_empty() => {
+            return enter_code(&api, StatusCode::BAD_REQUEST, &sid, String::new());
+        }
+        By::Code(code) => Token::new(code.clone()),
     };
     let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link, client_ip };
     match api.finish(|contacts| async move { contacts.submit_token(submit).await }).await {
@@ -73,10 +95,18 @@ pub(crate) async fn submit(
         Err(error @ (SubmitTokenError::Limited(_) | SubmitTokenError::Unavailable(_))) => {
             try_again(&api, &error.into())
         }
-        Err(SubmitTokenError::Incorrect | SubmitTokenError::Expired) => {
-            page(&api, StatusCode::BAD_REQUEST, Page::Failed)
-        }
+        Err(SubmitTokenError::Incorrect | SubmitTokenError::Expired) => match by {
+            By::Token(_) => page(&api, StatusCode::BAD_REQUEST, Page::Failed),
+            By::Code(code) => enter_code(&api, StatusCode::BAD_REQUEST, &sid, code),
+        },
     }
+}
+
+/// The page with the field for the code; one that is shown with an error says so.
+fn enter_code(api: &Api, status: StatusCode, sid: &Sid, code: String) -> Response {
+    let action = api.links.action().to_owned();
+    let is_again = !status.is_success();
+    page(api, status, Page::EnterCode { action, sid: sid.as_str().to_owned(), code, is_again })
 }
 
 fn try_again(api: &Api, error: &ApiError) -> Response {
@@ -86,11 +116,30 @@ fn try_again(api: &Api, error: &ApiError) -> Response {
     response
 }
 
-/// `sid` and `token` of a query or form; `None` where one is missing or no session can have it.
-fn proof(pairs: &str) -> Option<(Sid, Token)> {
-    let sid = query_value(pairs, "sid").map(Sid::new).filter(Sid::is_well_formed)?;
-    let token = query_value(pairs, "token").filter(|token| !token.is_empty())?;
-    Some((sid, Token::new(token)))
+/// What a query or form would prove a session by.
+struct Proof {
+    sid: Sid,
+    by: By,
+}
+
+/// A token, or without one a code, which may not have been entered yet.
+enum By {
+    Token(Token),
+    Code(String),
+}
+
+impl Proof {
+    /// `None` where something is missing, or no session can have it; a code is read only where messages carry codes.
+    fn read(pairs: &str, sends_codes: bool) -> Option<Self> {
+        let sid = query_value(pairs, "sid").map(Sid::new).filter(Sid::is_well_formed)?;
+        let token = query_value(pairs, "token").filter(|token| !token.is_empty());
+        let by = match token {
+            Some(token) => By::Token(Token::new(token)),
+            None if sends_codes => By::Code(query_value(pairs, "code").unwrap_or_default()),
+            None => return None,
+        };
+        Some(Self { sid, by })
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +153,7 @@ mod tests {
     use threepid_domain::model::{Generation, NextLink, SessionState, Sid, Token};
     use threepid_domain::ports::{MockTemplates, Secrets, Unavailable};
     use threepid_domain::testing::Fixture;
-    use threepid_domain::use_cases::Opened;
+    use threepid_domain::use_cases::{Opened, Policy};
 
     use crate::HttpSettings;
     use crate::http::testing::{Answer, CONFIRM, Server, error, request};
@@ -231,6 +280,89 @@ mod tests {
         pages.push(server.post(CONFIRM, "", pairs(&expired, &expired_token)).await.text);
         pages.dedup();
         assert_eq!(pages.len(), 1, "{pages:?}");
+    }
+
+    /// A server whose mails carry codes.
+    fn with_codes() -> Server {
+        Server::built(|builder| builder.policy(Policy { mails_code: true, ..Policy::default() }))
+    }
+
+    #[tokio::test]
+    async fn without_a_token_the_page_asks_for_the_code_and_changes_nothing() {
+        let server = with_codes();
+        let (sid, _) = server.pending("a@example.org", "secret").await;
+        for query in ["", "&token=", "&code=", "&code=12%2034%22"] {
+            let answer = server.get(&format!("{CONFIRM}?sid={}{query}", sid.as_str()), "").await;
+            assert_eq!(answer.status.as_u16(), 200, "{query}");
+            assert_guarded(&answer);
+            for part in
+                ["action=\"https://contacts.example/_threepid/confirm\"", sid.as_str(), "name=\"code\""]
+            {
+                assert!(answer.text.contains(part), "{part}: {}", answer.text);
+            }
+            assert!(answer.header("content-security-policy").contains("form-action 'self'"));
+        }
+        assert!(is_pending(&server));
+        let unknown = server.get(&format!("{CONFIRM}?sid=unknown"), "").await;
+        assert_eq!(unknown.status.as_u16(), 200, "whether there is such a session is not told");
+        for query in ["", "?code=123456", "?sid=&code=123456", "?sid=a%2fb&code=123456"] {
+            assert_eq!(server.get(&format!("{CONFIRM}{query}"), "").await.status.as_u16(), 400, "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn posting_the_code_validates_and_says_so_again() {
+        let server = with_codes();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        let code = server.secrets_code(sid.as_str(), 1);
+        for form in [format!("sid={}&code=+{}+{}", sid.as_str(), &code[..3], &code[3..]), pairs(&sid, &token)]
+        {
+            for _ in 0..2 {
+                let answer = server.post(CONFIRM, "", form.clone()).await;
+                assert_eq!(answer.status.as_u16(), 200, "{form}");
+                assert!(answer.text.contains("Confirmed"), "{}", answer.text);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_code_that_fails_gets_the_same_page_and_an_empty_field_is_no_guess() {
+        let server = with_codes();
+        let (sid, _) = server.pending("a@example.org", "secret").await;
+        for form in [format!("sid={}", sid.as_str()), format!("sid={}&code=++", sid.as_str())] {
+            assert_eq!(server.post(CONFIRM, "", form).await.status.as_u16(), 400);
+        }
+        assert!(is_pending(&server));
+        let right = server.secrets_code(sid.as_str(), 1);
+        let wrong = if right == "000000" { "000001" } else { "000000" };
+        let page_of = async |sid: &str, code: &str| {
+            let answer = server.post(CONFIRM, "", format!("sid={sid}&code={code}")).await;
+            assert_eq!(answer.status.as_u16(), 400, "{sid} {code}");
+            assert_guarded(&answer);
+            answer.text.replace(sid, "SID").replace(code, "CODE")
+        };
+        let mut pages = vec![page_of("unknown", wrong).await];
+        for code in [wrong, "1", "12345678", "abcdef", wrong] {
+            pages.push(page_of(sid.as_str(), code).await);
+        }
+        // Burnt by now.
+        pages.push(page_of(sid.as_str(), &right).await);
+        pages.dedup();
+        assert_eq!(pages.len(), 1, "{pages:?}");
+        assert!(pages[0].contains("Not right") && pages[0].contains("name=\"code\""), "{pages:?}");
+    }
+
+    #[tokio::test]
+    async fn where_no_message_carries_a_code_the_page_has_no_field_for_one() {
+        let server = Server::new();
+        let (sid, token) = server.pending("a@example.org", "secret").await;
+        let link = format!("{CONFIRM}?sid={}", sid.as_str());
+        assert_eq!(server.get(&format!("{link}&code=123456"), "").await.status.as_u16(), 400);
+        assert_eq!(server.get(&link, "").await.status.as_u16(), 400);
+        let form = format!("sid={}&code={}", sid.as_str(), server.secrets_code(sid.as_str(), 1));
+        assert_eq!(server.post(CONFIRM, "", form).await.status.as_u16(), 400);
+        assert!(is_pending(&server));
+        assert_eq!(server.post(CONFIRM, "", pairs(&sid, &token)).await.status.as_u16(), 200);
     }
 
     #[tokio::test]

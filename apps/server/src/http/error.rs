@@ -13,7 +13,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTI
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use threepid_domain::model::RemoteRefusal;
+use threepid_domain::model::{Medium, RemoteRefusal};
 use threepid_domain::ports::{OverLimit, Unavailable, WhoseTokenError};
 use threepid_domain::use_cases::{
     AddError, AddReauthenticatedError as AgainError, BindError, DeleteError, RequestTokenError,
@@ -96,7 +96,12 @@ impl ApiError {
             Self::WhoseToken(WhoseTokenError::Unknown) => {
                 (401, "M_UNKNOWN_TOKEN", "The access token is not known; log in again")
             }
-            Self::RequestToken(RequestTokenError::MediumNotSupported) => (
+            Self::RequestToken(RequestTokenError::MediumNotSupported(Medium::Msisdn)) => (
+                400,
+                "M_THREEPID_MEDIUM_NOT_SUPPORTED",
+                "This server sends no SMS, so it can prove no phone number",
+            ),
+            Self::RequestToken(RequestTokenError::MediumNotSupported(Medium::Email)) => (
                 400,
                 "M_THREEPID_MEDIUM_NOT_SUPPORTED",
                 "This server sends no mail, so it can prove no address",

@@ -7,17 +7,24 @@ use http::{HeaderName, HeaderValue, Method};
 use proptest::collection::{hash_map, vec};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+use threepid_domain::testing::Fixture;
+use threepid_domain::use_cases::Policy;
 
 use super::testing::{
-    ACCOUNT_3PID, ADD, BIND, CONFIRM, DELETE, REQUEST_TOKEN, SUBMIT_TOKEN, Server, UNBIND, request,
+    ACCOUNT_3PID, ADD, BIND, CONFIRM, DELETE, REQUEST_CODE, REQUEST_TOKEN, SUBMIT_TOKEN, Server, UNBIND,
+    request,
 };
 
-const HANDLERS: [&str; 8] = [REQUEST_TOKEN, ACCOUNT_3PID, ADD, BIND, UNBIND, DELETE, SUBMIT_TOKEN, CONFIRM];
+const HANDLERS: [&str; 9] =
+    [REQUEST_TOKEN, REQUEST_CODE, ACCOUNT_3PID, ADD, BIND, UNBIND, DELETE, SUBMIT_TOKEN, CONFIRM];
 
 /// Every name that some handler reads.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 19] = [
     "client_secret",
     "email",
+    "country",
+    "phone_number",
+    "code",
     "send_attempt",
     "next_link",
     "id_server",
@@ -40,6 +47,9 @@ fn plausible() -> impl Strategy<Value = Value> {
         Just(json!("secret")),
         Just(json!("alice@example.org")),
         Just(json!("sid1")),
+        Just(json!("GB")),
+        Just(json!("07700 900813")),
+        Just(json!("012345")),
         Just(json!(1)),
         Just(json!("email")),
         Just(json!("id.example")),
@@ -112,7 +122,8 @@ proptest! {
     fn whatever_body_comes_no_handler_answers_5xx(body in bodies(), handler in 0..HANDLERS.len(), token in 0..3_usize) {
         let (uri, token) = (HANDLERS[handler], ["alice", "", "nobody"][token]);
         let status = runtime().block_on(async {
-            let server = Server::trusting(|_| {});
+            let policy = Policy { trusted: Fixture::trusted(), mails_code: true, ..Policy::default() };
+            let server = Server::with_sms(|builder| builder.policy(policy));
             server.pending("alice@example.org", "secret").await;
             server.post(uri, token, body).await.status.as_u16()
         });
@@ -125,7 +136,7 @@ proptest! {
         let uri = format!("{CONFIRM}?{query}");
         let Ok(uri) = uri.parse::<http::Uri>() else { return Ok(()) };
         let answer = runtime().block_on(async {
-            let server = Server::new();
+            let server = Server::with_sms(|builder| builder);
             server.send(request(Method::GET, &uri.to_string(), "", "".into())).await
         });
         prop_assert!(matches!(answer.status.as_u16(), 200 | 400), "{uri}: {}", answer.status);

@@ -21,6 +21,7 @@ mod list;
 mod openapi;
 mod page;
 mod request_email_token;
+mod request_msisdn_token;
 mod routes;
 mod settings;
 mod submit_token;

@@ -16,7 +16,7 @@ use super::error::ApiError;
 
 /// A page with its status.
 pub(crate) fn page(api: &Api, status: StatusCode, page: Page) -> Response {
-    let has_form = matches!(page, Page::Confirm { .. });
+    let has_form = matches!(page, Page::Confirm { .. } | Page::EnterCode { .. });
     let html = match api.templates.page(page) {
         Ok(html) => html,
         Err(error) => return ApiError::from(error).into_response(),

@@ -7,18 +7,19 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use threepid_domain::model::{
     ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, NextLink, SendAttempt,
 };
-use threepid_domain::use_cases::RequestEmailToken;
+use threepid_domain::use_cases::{Opened, RequestEmailToken};
 
 use super::Api;
 use super::client_ip::ClientIp;
 use super::error::{ApiError, json_response};
 use super::json::{FromJson, Json, Object};
 use super::openapi::{
-    CLIENT_SECRET, Field, Gives, ID_ACCESS_TOKEN, ID_SERVER, Kind, LARGEST_INTEGER, Operation, SID, Takes,
+    CLIENT_SECRET, Field, Gives, ID_ACCESS_TOKEN, ID_SERVER, Kind, NEXT_LINK, Operation, SEND_ATTEMPT, SID,
+    SUBMIT_URL, Takes,
 };
 
 /// What the client sends.
@@ -35,13 +36,8 @@ impl FromJson for Body {
     const FIELDS: &'static [Field] = &[
         CLIENT_SECRET,
         Field::required("email", Kind::Text, "The address to prove.").like("alice@example.org"),
-        Field::required(
-            "send_attempt",
-            Kind::Integer(LARGEST_INTEGER),
-            "A higher one than before sends again.",
-        ),
-        Field::optional("next_link", Kind::Text, "Where the browser goes afterwards: http or https.")
-            .like("https://app.example.org/done"),
+        SEND_ATTEMPT,
+        NEXT_LINK,
         ID_SERVER.or_none(),
         ID_ACCESS_TOKEN.or_none(),
     ];
@@ -65,10 +61,7 @@ pub(crate) const OPERATION: Operation = Operation {
     about: "The same request again answers the same session and sends nothing; a higher `send_attempt` sends again.",
     specification: Some("post_matrixclientv3account3pidemailrequesttoken"),
     takes: Takes::Json(Body::FIELDS),
-    gives: Gives::Json(&[
-        SID,
-        Field::optional("submit_url", Kind::Format("uri"), "Where the token goes, if not to this server."),
-    ]),
+    gives: Gives::Json(&[SID, SUBMIT_URL]),
     fails: &[
         (400, "M_THREEPID_IN_USE"),
         (400, "M_THREEPID_MEDIUM_NOT_SUPPORTED"),
@@ -97,11 +90,17 @@ pub(crate) async fn handle(
         id_access_token,
     };
     let opened = api.finish(|contacts| async move { contacts.request_email_token(request).await }).await?;
+    Ok(json_response(StatusCode::OK, &session_body(&api, opened)))
+}
+
+/// What is told of a session: where its code is submitted, too, where there is one.
+pub(super) fn session_body(api: &Api, opened: Opened) -> Value {
     let mut body = json!({ "sid": opened.sid });
-    if let Some(url) = opened.submit_url {
+    let ours = opened.has_code.then(|| api.links.submit_url().to_owned());
+    if let Some(url) = opened.submit_url.or(ours) {
         body["submit_url"] = url.into();
     }
-    Ok(json_response(StatusCode::OK, &body))
+    body
 }
 
 #[cfg(test)]
@@ -192,6 +191,18 @@ mod tests {
         let server = Server::without_mailer();
         let answer = server.post(REQUEST_TOKEN, "", body().to_string()).await;
         assert_eq!(answer.error(), error(400, "M_THREEPID_MEDIUM_NOT_SUPPORTED"));
+    }
+
+    #[tokio::test]
+    async fn where_mails_carry_a_code_the_answer_says_where_it_is_submitted() {
+        let policy = Policy { mails_code: true, ..Policy::default() };
+        let server = Server::built(|builder| builder.policy(policy));
+        let expected =
+            json!({ "sid": "sid1", "submit_url": "https://contacts.example/_threepid/submit_token" });
+        for attempt in [1, 1, 2] {
+            let answer = server.post(REQUEST_TOKEN, "", body_with("send_attempt", json!(attempt))).await;
+            assert_eq!((answer.status.as_u16(), answer.json()), (200, expected.clone()));
+        }
     }
 
     #[tokio::test]
@@ -406,7 +417,7 @@ mod tests {
     #[tokio::test]
     async fn a_submit_url_of_the_identity_server_is_passed_on() {
         let mut remote = MockIdentityServer::new();
-        remote.expect_request_email_token().returning(|_, _, _| {
+        remote.expect_request_token().returning(|_, _, _| {
             let submit_url = Some("https://id.example/submit".to_owned());
             Ok(OpenedRemotely { sid: Sid::new("theirs"), submit_url })
         });

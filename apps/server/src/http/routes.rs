@@ -9,7 +9,7 @@ use http::Method;
 use super::openapi::Operation;
 use super::{
     Api, add, add_reauthenticated, bind, capabilities, confirm, delete, health, layers, list, openapi,
-    request_email_token, submit_token, unbind,
+    request_email_token, request_msisdn_token, submit_token, unbind,
 };
 
 /// The name of the part of a path that says which generation of the API is asked.
@@ -74,6 +74,12 @@ pub(crate) fn routes() -> Vec<Route> {
             "/account/3pid/email/requestToken",
             &request_email_token::OPERATION,
             request_email_token::handle,
+        )
+        .of(CONTACTS),
+        Route::post(
+            "/account/3pid/msisdn/requestToken",
+            &request_msisdn_token::OPERATION,
+            request_msisdn_token::handle,
         )
         .of(CONTACTS),
         Route::post("/account/3pid/add", &add_reauthenticated::OPERATION, add_reauthenticated::handle)

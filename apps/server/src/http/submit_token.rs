@@ -1,4 +1,4 @@
-//! `POST /_threepid/submit_token`: a client gives back the token that its user typed or pasted.
+//! `POST /_threepid/submit_token`: a client gives back the token or the code that its user typed or pasted.
 //!
 //! The parameters are those of the identity service's [submitToken], without an access token.
 //!
@@ -39,8 +39,9 @@ impl FromJson for Body {
 /// What the document says.
 pub(crate) const OPERATION: Operation = Operation {
     id: "submitToken",
-    summary: "Gives back the token that was sent to an address",
-    about: "Five wrong tokens burn a session. The right one on a validated session says success again.",
+    summary: "Gives back the token or code that was sent to an address",
+    about: "The token is that of the link, or the code of the newest message, in digits of any script and with spaces as \
+            they come. Five wrong ones burn a session. The right one on a validated session says success again.",
     takes: Takes::Json(Body::FIELDS),
     gives: Gives::Json(&[Field::required("success", Kind::Boolean, "Always true; what fails is an error.")]),
     fails: &[(400, "M_TOKEN_INCORRECT"), (400, "M_SESSION_EXPIRED"), (429, "M_LIMIT_EXCEEDED")],

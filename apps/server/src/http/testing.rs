@@ -13,7 +13,7 @@ use threepid_domain::model::{Generation, RemoteRefusal, Sid, Token};
 use threepid_domain::ports::Secrets;
 use threepid_domain::testing::{
     CountedSecrets, FakeIdentityServer, FakeReauthentication, FixedClock, FixedTokens, Fixture, MemoryStore,
-    PlainTemplates, RecordingMailer, ScriptedLimiter, ServerReply,
+    PlainTemplates, RecordingMailer, RecordingSmsSender, ScriptedLimiter, ServerReply,
 };
 use threepid_domain::use_cases::{Door, Policy, SubmitToken};
 use tower::ServiceExt;
@@ -23,6 +23,8 @@ use crate::{App, Builder, HousekeepingSettings};
 
 /// `POST` a request for a token.
 pub(crate) const REQUEST_TOKEN: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
+/// `POST` a request for a code.
+pub(crate) const REQUEST_CODE: &str = "/_matrix/client/v3/account/3pid/msisdn/requestToken";
 /// List and add.
 pub(crate) const ACCOUNT_3PID: &str = "/_matrix/client/v3/account/3pid";
 /// Add after the account's user has proven again who they are.
@@ -48,6 +50,7 @@ pub(crate) struct Server {
     pub(crate) tokens: Arc<FixedTokens>,
     pub(crate) limiter: Arc<ScriptedLimiter>,
     pub(crate) mailer: Arc<RecordingMailer>,
+    pub(crate) sms: Arc<RecordingSmsSender>,
     pub(crate) identity_servers: Arc<FakeIdentityServer>,
     pub(crate) reauthentication: Arc<FakeReauthentication>,
 }
@@ -72,6 +75,13 @@ impl Server {
     /// A server that sends no mail.
     pub(crate) fn without_mailer() -> Self {
         Self::wired(|builder, _mailer| builder)
+    }
+
+    /// A server that sends mail and SMS, whose builder was changed in the end.
+    pub(crate) fn with_sms(change: impl FnOnce(Builder) -> Builder) -> Self {
+        let sms = Arc::new(RecordingSmsSender::default());
+        let sender = sms.clone();
+        Self { sms, ..Self::built(|builder| change(builder.sms_sender(sender))) }
     }
 
     fn wired(change: impl FnOnce(Builder, Arc<RecordingMailer>) -> Builder) -> Self {
@@ -112,6 +122,7 @@ impl Server {
             tokens,
             limiter,
             mailer,
+            sms: Arc::default(),
             identity_servers,
             reauthentication,
         }
@@ -143,6 +154,20 @@ impl Server {
         let sid = opened.expect("the request is answered").sid;
         let token = self.secrets.token(&sid, Generation(1));
         (sid, token)
+    }
+
+    /// A session whose code was not given back yet, and that code.
+    pub(crate) async fn pending_number(&self, number: &str, client_secret: &str) -> (Sid, Token) {
+        let request = Fixture::msisdn_request_for(number, client_secret, 1);
+        let opened = self.app.api.contacts.request_msisdn_token(request).await;
+        let sid = opened.expect("the request is answered").sid;
+        let code = self.secrets.code(&sid, Generation(1));
+        (sid, Token::new(code.expose()))
+    }
+
+    /// The code of a session's generation.
+    pub(crate) fn secrets_code(&self, sid: &str, generation: u32) -> String {
+        self.secrets.code(&Sid::new(sid), Generation(generation)).expose().to_owned()
     }
 
     /// A session whose address is proven.

@@ -28,7 +28,7 @@ use prometheus_client::registry::Registry;
 use threepid_domain::model::{Payload, TrustedServers};
 use threepid_domain::ports::{
     AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, Mirror, Outbox, RateLimiter,
-    Reauthentication, Store, Unavailable,
+    Reauthentication, SmsSender, Store, Unavailable,
 };
 use threepid_domain::use_cases::Delivered;
 use tokio::time::Instant;
@@ -144,6 +144,10 @@ impl Metrics {
 
     pub(crate) fn mailer(&self, inner: Arc<dyn Mailer>) -> Arc<dyn Mailer> {
         Arc::new(ports::CountedMailer::new(inner, &self.0.families))
+    }
+
+    pub(crate) fn sms_sender(&self, inner: Arc<dyn SmsSender>) -> Arc<dyn SmsSender> {
+        Arc::new(ports::CountedSmsSender::new(inner, &self.0.families))
     }
 
     pub(crate) fn access_tokens(&self, inner: Arc<dyn AccessTokens>) -> Arc<dyn AccessTokens> {

@@ -14,7 +14,7 @@ use threepid_domain::ports::{
     AccessTokens, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn, Credentials, DeliveryError,
     Freshness, HomeserverCapabilities, IdentityServer, IdentityServerError, Limit, Mail, Mailer, Mirror,
     OpenedRemotely, Outbox, RateLimiter, Reauthentication, ReauthenticationError, RemoteCredentials,
-    RemoteTokenRequest, RemoteValidation, Unavailable, Unbound, Verdict, WhoseTokenError,
+    RemoteTokenRequest, RemoteValidation, Sms, SmsSender, Unavailable, Unbound, Verdict, WhoseTokenError,
 };
 
 use super::calls::{Calls, Outcome};
@@ -40,6 +40,7 @@ pub(super) use counted;
 
 counted!(CountedOutbox: dyn Outbox = "outbox" { claim, settle, backlog });
 counted!(CountedMailer: dyn Mailer = "mailer" { send });
+counted!(CountedSmsSender: dyn SmsSender = "sms_sender" { send });
 counted!(CountedAccessTokens: dyn AccessTokens = "access_tokens" { for_reading, for_change });
 counted!(CountedReauthentication: dyn Reauthentication = "reauthentication" { challenge, answer });
 counted!(CountedCapabilities: dyn HomeserverCapabilities = "capabilities" { capabilities });
@@ -80,6 +81,13 @@ impl Outbox for CountedOutbox {
 impl Mailer for CountedMailer {
     async fn send(&self, mail: Mail) -> Result<(), DeliveryError> {
         self.send.watch(self.inner.send(mail)).await
+    }
+}
+
+#[async_trait]
+impl SmsSender for CountedSmsSender {
+    async fn send(&self, sms: Sms) -> Result<(), DeliveryError> {
+        self.send.watch(self.inner.send(sms)).await
     }
 }
 
@@ -126,7 +134,7 @@ impl Mirror for CountedMirror {
 /// Counts by server, too: which one is down is what an operator wants to know. Only trusted ones are ever asked.
 pub(super) struct CountedIdentityServers {
     inner: Arc<dyn IdentityServer>,
-    request_email_token: Calls,
+    request_token: Calls,
     validated: Calls,
     bind: Calls,
     unbind: Calls,
@@ -144,7 +152,7 @@ impl CountedIdentityServers {
         let calls = |call| Calls::new(families, "identity_servers", call);
         Self {
             inner,
-            request_email_token: calls("request_email_token"),
+            request_token: calls("request_token"),
             validated: calls("validated"),
             bind: calls("bind"),
             unbind: calls("unbind"),
@@ -167,14 +175,14 @@ impl CountedIdentityServers {
 
 #[async_trait]
 impl IdentityServer for CountedIdentityServers {
-    async fn request_email_token(
+    async fn request_token(
         &self,
         server: IdentityServerName,
         request: RemoteTokenRequest,
         id_access_token: Option<IdAccessToken>,
     ) -> Result<OpenedRemotely, IdentityServerError> {
-        let call = self.inner.request_email_token(server.clone(), request, id_access_token);
-        self.watch(&self.request_email_token, server, call).await
+        let call = self.inner.request_token(server.clone(), request, id_access_token);
+        self.watch(&self.request_token, server, call).await
     }
 
     async fn validated(

@@ -210,7 +210,7 @@ impl HyperIdentityServer {
 
 #[async_trait]
 impl IdentityServer for HyperIdentityServer {
-    async fn request_email_token(
+    async fn request_token(
         &self,
         server: IdentityServerName,
         request: RemoteTokenRequest,
@@ -218,8 +218,8 @@ impl IdentityServer for HyperIdentityServer {
     ) -> Result<OpenedRemotely, IdentityServerError> {
         let site = self.site(&server);
         let request = match &id_access_token {
-            Some(token) => v2::request_email_token(&site.base, token, &request),
-            None => v1::request_email_token(&site.base, site.v1_body, &request),
+            Some(token) => v2::request_token(&site.base, token, &request),
+            None => v1::request_token(&site.base, site.v1_body, &request),
         };
         let object = self.ask(&server, site.named_by, request).await?;
         answer::opened(&object)

@@ -9,9 +9,14 @@ use std::time::Instant;
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 use tempfile::TempDir;
-use threepid_domain::model::{ClientSecret, EmailAddress, Medium, NextLink, SendAttempt, Sid};
+use threepid_domain::model::{
+    ClientSecret, Country, EmailAddress, Medium, Msisdn, NextLink, SendAttempt, Sid,
+};
+use threepid_domain::ports::RemoteRecipient;
 use threepid_domain::testing::contract::identity_server::{IdentityBackend, SiteMood};
-use threepid_domain::{identity_server_contract, identity_server_mood_contract};
+use threepid_domain::{
+    identity_server_contract, identity_server_mood_contract, identity_server_number_contract,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -150,10 +155,12 @@ fn certificates() -> (TempDir, TlsAcceptor) {
 
 mod contract_by_base_url {
     super::identity_server_contract!(super::by_base_url());
+    super::identity_server_number_contract!(super::by_base_url());
 }
 
 mod contract_with_forms {
     super::identity_server_contract!(super::with_forms());
+    super::identity_server_number_contract!(super::with_forms());
 }
 
 mod contract_by_name {
@@ -203,13 +210,18 @@ async fn each_request_is_written_as_its_version_has_it() {
     let port = at(&site, false, IdentityServerSettings { signing_key: Some(key()), ..short() });
     let request = RemoteTokenRequest {
         client_secret: secret(),
-        email: EmailAddress::parse("a+b@bücher.example").expect("an address"),
+        to: RemoteRecipient::Email(EmailAddress::parse("a+b@bücher.example").expect("an address")),
         send_attempt: SendAttempt::new((1 << 53) - 1).expect("a count"),
         next_link: NextLink::parse("https://app.example/?a=b&c#d").ok(),
     };
     let body = json!({
         "client_secret": "s3cret", "email": "a+b@bücher.example", "send_attempt": 9_007_199_254_740_991_u64,
         "next_link": "https://app.example/?a=b&c#d",
+    });
+    // The number as it was read here; a server that reads `+` needs no country, and one that insists gets the client's.
+    let number_body = json!({
+        "client_secret": "s3cret", "country": "US", "phone_number": "+447700900813",
+        "send_attempt": 9_007_199_254_740_991_u64, "next_link": "https://app.example/?a=b&c#d",
     });
     let bind = json!({"client_secret": "s3cret", "mxid": "@alice:hs.example", "sid": "a.b=c_d-1"});
     site.says(200, &json!({"sid": "1"}));
@@ -221,7 +233,7 @@ async fn each_request_is_written_as_its_version_has_it() {
         let json_body = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
         let header = |name: &str| site.last().headers.get(name).cloned();
 
-        let opened = port.request_email_token(site.name(), request.clone(), given.clone()).await;
+        let opened = port.request_token(site.name(), request.clone(), given.clone()).await;
         assert_eq!(opened.expect("opened").sid, Sid::new("1"));
         let last = site.last();
         assert_eq!((last.method.as_str(), last.target), ("POST", at("/validate/email/requestToken")));
@@ -230,6 +242,18 @@ async fn each_request_is_written_as_its_version_has_it() {
         assert_eq!(header("authorization").as_deref(), authorization);
         assert_eq!(header("host"), Some(site.address.to_string()));
         assert_eq!(header("accept").as_deref(), Some("application/json"));
+
+        let to = RemoteRecipient::Msisdn {
+            number: Msisdn::parse("447700900813").expect("a number"),
+            country: Country::parse("US").expect("a country"),
+        };
+        let by_sms = RemoteTokenRequest { to, ..request.clone() };
+        let opened = port.request_token(site.name(), by_sms, given.clone()).await;
+        assert_eq!(opened.expect("opened").sid, Sid::new("1"));
+        let last = site.last();
+        assert_eq!((last.method.as_str(), last.target), ("POST", at("/validate/msisdn/requestToken")));
+        assert_eq!(json_body(&last.body), number_body);
+        assert_eq!(header("authorization").as_deref(), authorization);
 
         let said = port.validated(site.name(), session("a.b=c_d-1"), given.clone()).await;
         assert_eq!(said.ok(), Some(None));
@@ -336,11 +360,11 @@ async fn a_sid_against_the_grammar_names_no_session_and_is_not_sent() {
         site.says(200, &json!({"sid": sid}));
         let request = RemoteTokenRequest {
             client_secret: secret(),
-            email: EmailAddress::parse("a@example.org").expect("an address"),
+            to: RemoteRecipient::Email(EmailAddress::parse("a@example.org").expect("an address")),
             send_attempt: SendAttempt::new(0).expect("a count"),
             next_link: None,
         };
-        let opened = told(port.request_email_token(site.name(), request, token()).await);
+        let opened = told(port.request_token(site.name(), request, token()).await);
         assert_eq!(opened, "id.example: answered 2xx without the identifier of a session");
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::Request;
 use serde_json::{Map, Value};
 use threepid_domain::model::UserId;
-use threepid_domain::ports::{RemoteCredentials, RemoteTokenRequest};
+use threepid_domain::ports::{RemoteCredentials, RemoteRecipient, RemoteTokenRequest};
 use url::form_urlencoded;
 
 use super::requests::{NotSendable, get, post};
@@ -21,19 +21,29 @@ pub(super) enum Body {
 
 const PREFIX: &str = "/_matrix/identity/api/v1";
 
-pub(super) fn request_email_token(
+pub(super) fn request_token(
     base: &str,
     body: Body,
     request: &RemoteTokenRequest,
 ) -> Result<Request<Bytes>, NotSendable> {
     let mut fields = Map::new();
     fields.insert("client_secret".to_owned(), request.client_secret.expose().into());
-    fields.insert("email".to_owned(), request.email.as_str().into());
+    let path = match &request.to {
+        RemoteRecipient::Email(email) => {
+            fields.insert("email".to_owned(), email.as_str().into());
+            "/validate/email/requestToken"
+        }
+        RemoteRecipient::Msisdn { number, country } => {
+            fields.insert("country".to_owned(), country.as_str().into());
+            fields.insert("phone_number".to_owned(), format!("+{}", number.as_str()).into());
+            "/validate/msisdn/requestToken"
+        }
+    };
     fields.insert("send_attempt".to_owned(), request.send_attempt.get().into());
     if let Some(link) = &request.next_link {
         fields.insert("next_link".to_owned(), link.as_str().into());
     }
-    send(base, "/validate/email/requestToken", body, fields)
+    send(base, path, body, fields)
 }
 
 pub(super) fn validated(base: &str, session: &RemoteCredentials) -> Result<Request<Bytes>, NotSendable> {

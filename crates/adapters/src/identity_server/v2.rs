@@ -13,26 +13,34 @@ use ruma_common::{OwnedClientSecret, OwnedSessionId};
 use ruma_identity_service_api::IdentityServiceToken;
 use ruma_identity_service_api::association::{
     bind_3pid::v2 as bind_3pid, check_3pid_validity::v2 as check_3pid_validity,
-    email::create_email_validation_session::v2 as create_session,
+    email::create_email_validation_session::v2 as by_mail,
+    msisdn::create_msisdn_validation_session::v2 as by_sms,
 };
 use threepid_domain::model::{ClientSecret, IdAccessToken, UserId};
-use threepid_domain::ports::{RemoteCredentials, RemoteTokenRequest};
+use threepid_domain::ports::{RemoteCredentials, RemoteRecipient, RemoteTokenRequest};
 
 use super::requests::NotSendable;
 
-pub(super) fn request_email_token(
+pub(super) fn request_token(
     base: &str,
     token: &IdAccessToken,
     request: &RemoteTokenRequest,
 ) -> Result<Request<Bytes>, NotSendable> {
     let send_attempt = request.send_attempt.get().try_into();
-    let request = create_session::Request::new(
-        secret(&request.client_secret)?,
-        request.email.as_str().to_owned(),
-        send_attempt.map_err(|_| NotSendable::Form("send_attempt"))?,
-        request.next_link.as_ref().map(|link| link.as_str().to_owned()),
-    );
-    write(request, base, token)
+    let send_attempt = send_attempt.map_err(|_| NotSendable::Form("send_attempt"))?;
+    let client_secret = secret(&request.client_secret)?;
+    let next_link = request.next_link.as_ref().map(|link| link.as_str().to_owned());
+    match &request.to {
+        RemoteRecipient::Email(email) => {
+            let email = email.as_str().to_owned();
+            write(by_mail::Request::new(client_secret, email, send_attempt, next_link), base, token)
+        }
+        RemoteRecipient::Msisdn { number, country } => {
+            let (country, number) = (country.as_str().to_owned(), format!("+{}", number.as_str()));
+            let request = by_sms::Request::new(client_secret, country, number, send_attempt, next_link);
+            write(request, base, token)
+        }
+    }
 }
 
 pub(super) fn validated(

@@ -44,8 +44,12 @@ impl Rate {
             Limit::RequestTokenPerClient | Limit::RequestTokenPerAddress => Self::SYNAPSES,
             // A thousand in any hour; see `per_hour`.
             Limit::MailsInAll => Self { per_second: 750.0 / 3600.0, burst: 250 },
+            // A hundred in any hour.
+            Limit::SmsInAll => Self { per_second: 75.0 / 3600.0, burst: 25 },
             Limit::SubmitPerClient => Self { per_second: 0.5, burst: 30 },
             Limit::SubmitPerSession => Self { per_second: 0.1, burst: 10 },
+            // Ten a day, since codes are few.
+            Limit::CodesPerAddress => Self { per_second: 0.000_116, burst: 10 },
             Limit::FailedTokensPerClient => Self { per_second: 0.2, burst: 30 },
             Limit::FailedReauthenticationPerAccount => Self { per_second: 0.17, burst: 3 },
         }

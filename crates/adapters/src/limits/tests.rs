@@ -77,6 +77,7 @@ fn each_limit_is_found_at_its_place_and_has_a_name_of_its_own() {
         assert_eq!(Limit::ALL.iter().filter(|other| other.name() == limit.name()).count(), 1);
     }
     assert_eq!(Rate::per_hour(1000), Some(Rate::default_of(Limit::MailsInAll)));
+    assert_eq!(Rate::per_hour(100), Some(Rate::default_of(Limit::SmsInAll)));
 }
 
 /// Counts nothing and says that the bucket is empty.

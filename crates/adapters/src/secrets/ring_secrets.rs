@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use threepid_domain::model::{
-    AccessToken, Address, ClientSecret, DeviceId, Generation, KeyedHash, LeaseId, MessageId, Sid, Token,
-    UserId,
+    AccessToken, Address, ClientSecret, Code, DeviceId, Generation, KeyedHash, LeaseId, MessageId, Sid,
+    Token, UserId,
 };
 use threepid_domain::ports::Secrets;
 
@@ -16,6 +16,7 @@ use super::{ServerKey, hex, random};
 pub struct RingSecrets {
     random: SystemRandom,
     tokens: hmac::Key,
+    codes: hmac::Key,
     sessions: hmac::Key,
     addresses: hmac::Key,
     access_tokens: hmac::Key,
@@ -28,6 +29,7 @@ impl RingSecrets {
         Self {
             random: SystemRandom::new(),
             tokens: key.key_for("token"),
+            codes: key.key_for("code"),
             sessions: key.key_for("session"),
             addresses: key.key_for("address"),
             access_tokens: key.key_for("access-token"),
@@ -96,6 +98,20 @@ impl Secrets for RingSecrets {
         Token::new(hex(tag.as_bytes().get(..16).unwrap_or_default()))
     }
 
+    // Bits that would make some codes likelier are thrown away, and the next ones taken.
+    fn code(&self, sid: &Sid, generation: Generation) -> Code {
+        let mut round = 0_u32;
+        loop {
+            let parts = [sid.as_str().as_bytes(), &generation.0.to_be_bytes(), &round.to_be_bytes()];
+            let mut bits = [0; 8];
+            bits.copy_from_slice(&hash(&self.codes, &parts).as_bytes()[..8]);
+            match Code::from_bits(u64::from_be_bytes(bits)) {
+                Some(code) => return code,
+                None => round += 1,
+            }
+        }
+    }
+
     fn session_key(&self, address: &Address, client_secret: &ClientSecret) -> KeyedHash {
         let parts = [
             address.medium().as_str().as_bytes(),
@@ -156,6 +172,7 @@ mod tests {
             secrets().token(&Sid::new("s1"), Generation(1)).expose(),
             "227cf6df698ffe56934a5f0b9d6fb9cf"
         );
+        assert_eq!(secrets().code(&Sid::new("s1"), Generation(1)).expose(), "484079");
         assert_eq!(
             secrets().session_key(&alice, &client_secret("monkeys")).to_hex(),
             "5545c26daf0190728df3572f8a1f71b795f534d5124442034c5ac96086856484"
@@ -196,8 +213,14 @@ mod tests {
     #[test]
     fn purposes_share_no_derivation() {
         let secrets = secrets();
-        let keys =
-            [&secrets.tokens, &secrets.sessions, &secrets.addresses, &secrets.access_tokens, &secrets.probes];
+        let keys = [
+            &secrets.tokens,
+            &secrets.codes,
+            &secrets.sessions,
+            &secrets.addresses,
+            &secrets.access_tokens,
+            &secrets.probes,
+        ];
         let hashes: HashSet<String> = keys.iter().map(|key| hash(key, &[b"same"]).to_hex()).collect();
         assert_eq!(hashes.len(), keys.len());
     }
@@ -225,6 +248,29 @@ mod tests {
             .collect();
         assert_eq!(tokens.len(), 100);
         assert!(tokens.iter().all(|token| token.len() == 32 && token.bytes().all(|b| b.is_ascii_hexdigit())));
+    }
+
+    #[test]
+    fn codes_are_spread_evenly_over_a_million() {
+        let secrets = secrets();
+        let mut tenths = [0_u32; 10];
+        let mut seen = HashSet::new();
+        for n in 1..=20_000 {
+            let code = secrets.code(&Sid::new("s1"), Generation(n));
+            assert!(code.expose().len() == 6 && code.expose().bytes().all(|byte| byte.is_ascii_digit()));
+            tenths[usize::from(code.expose().as_bytes()[0] - b'0')] += 1;
+            seen.insert(code.expose().to_owned());
+        }
+        // Of 20 000 drawn from a million, 19 801 differ on average; each first digit comes 2 000 times, give or take 42.
+        assert!((19_700..19_900).contains(&seen.len()), "{}", seen.len());
+        assert!(tenths.iter().all(|count| (1_800..2_200).contains(count)), "{tenths:?}");
+        let other = RingSecrets::new(&ServerKey::generate());
+        let of = |secrets: &RingSecrets| {
+            (1..=3)
+                .map(|n| secrets.code(&Sid::new("s1"), Generation(n)).expose().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_ne!(of(&secrets), of(&other));
     }
 
     #[test]

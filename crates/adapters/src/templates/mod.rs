@@ -1,4 +1,4 @@
-//! The texts that people read: the validation mail and the four pages, through [minijinja].
+//! The texts that people read: the validation mail, the validation SMS and the pages, through [minijinja].
 //!
 //! The built-in templates are part of the binary; a file of the same name in the operator's folder takes a template's
 //! place. Whatever is inserted into HTML is escaped, a name that does not exist is an error, and every template is
@@ -6,8 +6,10 @@
 //!
 //! | name | inserted |
 //! |---|---|
-//! | `validation/subject.txt.j2`, `validation/body.txt.j2`, `validation/body.html.j2` | `app_name`, `to`, `link`, `valid_for` |
+//! | `validation/subject.txt.j2`, `validation/body.txt.j2`, `validation/body.html.j2` | `app_name`, `to`, `link`, `code` (none, or where mails carry codes), `valid_for` |
+//! | `validation/sms.txt.j2` | `app_name`, `to`, `code`, `link`, `valid_for`; it has to say `code` or `link` |
 //! | `confirm.html.j2` | `app_name`, `page_style`, `action`, `sid`, `token` |
+//! | `code.html.j2` | `app_name`, `page_style`, `action`, `sid`, `code` (what was given), `is_again` (and was not right) |
 //! | `confirmed.html.j2`, `failed.html.j2`, `try_again.html.j2`, `page.html.j2` (their common frame) | `app_name`, `page_style` |
 //!
 //! [minijinja]: https://docs.rs/minijinja
@@ -22,7 +24,8 @@ use base64::engine::general_purpose::STANDARD;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use ring::digest::{SHA256, digest};
-use threepid_domain::ports::{MailText, Page, Templates, Unavailable, ValidationMail};
+use threepid_domain::model::Code;
+use threepid_domain::ports::{MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms};
 
 /// The style of every page. The server's policy allows it by its hash, and no other.
 pub const PAGE_STYLE: &str = include_str!("builtin/page.css");
@@ -38,18 +41,22 @@ const PORT: &str = "templates";
 const SUBJECT: &str = "validation/subject.txt.j2";
 const BODY_TEXT: &str = "validation/body.txt.j2";
 const BODY_HTML: &str = "validation/body.html.j2";
+const SMS: &str = "validation/sms.txt.j2";
 const FRAME: &str = "page.html.j2";
 const CONFIRM: &str = "confirm.html.j2";
+const ENTER_CODE: &str = "code.html.j2";
 const CONFIRMED: &str = "confirmed.html.j2";
 const FAILED: &str = "failed.html.j2";
 const TRY_AGAIN: &str = "try_again.html.j2";
 
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     (SUBJECT, include_str!("builtin/validation/subject.txt.j2")),
     (BODY_TEXT, include_str!("builtin/validation/body.txt.j2")),
     (BODY_HTML, include_str!("builtin/validation/body.html.j2")),
+    (SMS, include_str!("builtin/validation/sms.txt.j2")),
     (FRAME, include_str!("builtin/page.html.j2")),
     (CONFIRM, include_str!("builtin/confirm.html.j2")),
+    (ENTER_CODE, include_str!("builtin/code.html.j2")),
     (CONFIRMED, include_str!("builtin/confirmed.html.j2")),
     (FAILED, include_str!("builtin/failed.html.j2")),
     (TRY_AGAIN, include_str!("builtin/try_again.html.j2")),
@@ -136,9 +143,24 @@ impl MinijinjaTemplates {
     }
 
     fn try_all(&self) -> Result<(), RenderError> {
-        self.mail("alice@example.org", "https://example.org/", Duration::from_secs(60))?;
+        let (link, code, minute) = ("https://example.org/", "012345", Duration::from_secs(60));
+        for code in [None, Some(code)] {
+            self.mail("alice@example.org", link, code, minute)?;
+        }
+        let sms = self.sms("447700900813", code, link, minute)?;
+        if !sms.contains(code) && !sms.contains(link) {
+            let reason = "the text has to say the code or the link".to_owned();
+            return Err(RenderError { name: SMS.to_owned(), line: 1, reason });
+        }
         let (action, sid, token) = (String::new(), String::new(), String::new());
-        for page in [Page::Confirm { action, sid, token }, Page::Confirmed, Page::Failed, Page::TryAgain] {
+        let enter = |is_again| Page::EnterCode {
+            action: String::new(),
+            sid: String::new(),
+            code: String::new(),
+            is_again,
+        };
+        let confirm = Page::Confirm { action, sid, token };
+        for page in [confirm, enter(false), enter(true), Page::Confirmed, Page::Failed, Page::TryAgain] {
             self.render_page(page)?;
         }
         Ok(())
@@ -148,8 +170,14 @@ impl MinijinjaTemplates {
         Ok(self.0.get_template(name)?.render(values)?)
     }
 
-    fn mail(&self, to: &str, link: &str, valid_for: Duration) -> Result<MailText, RenderError> {
-        let values = context! { to, link, valid_for => in_words(valid_for) };
+    fn mail(
+        &self,
+        to: &str,
+        link: &str,
+        code: Option<&str>,
+        valid_for: Duration,
+    ) -> Result<MailText, RenderError> {
+        let values = context! { to, link, code, valid_for => in_words(valid_for) };
         let subject = self.render(SUBJECT, values.clone())?.trim().to_owned();
         if subject.is_empty() || subject.contains(char::is_control) {
             let reason = "a subject must be one line of text".to_owned();
@@ -162,9 +190,17 @@ impl MinijinjaTemplates {
         })
     }
 
+    fn sms(&self, to: &str, code: &str, link: &str, valid_for: Duration) -> Result<String, RenderError> {
+        let text = self.render(SMS, context! { to, code, link, valid_for => in_words(valid_for) })?;
+        Ok(text.trim().to_owned())
+    }
+
     fn render_page(&self, page: Page) -> Result<String, RenderError> {
         match page {
             Page::Confirm { action, sid, token } => self.render(CONFIRM, context! { action, sid, token }),
+            Page::EnterCode { action, sid, code, is_again } => {
+                self.render(ENTER_CODE, context! { action, sid, code, is_again })
+            }
             Page::Confirmed => self.render(CONFIRMED, context! {}),
             Page::Failed => self.render(FAILED, context! {}),
             Page::TryAgain => self.render(TRY_AGAIN, context! {}),
@@ -180,7 +216,14 @@ impl std::fmt::Debug for MinijinjaTemplates {
 
 impl Templates for MinijinjaTemplates {
     fn validation_mail(&self, mail: ValidationMail) -> Result<MailText, Unavailable> {
-        self.mail(mail.to.as_str(), &mail.link, mail.valid_for).map_err(|error| Unavailable::new(PORT, error))
+        let code = mail.code.as_ref().map(Code::expose);
+        let text = self.mail(mail.to.as_str(), &mail.link, code, mail.valid_for);
+        text.map_err(|error| Unavailable::new(PORT, error))
+    }
+
+    fn validation_sms(&self, sms: ValidationSms) -> Result<String, Unavailable> {
+        let text = self.sms(sms.to.as_str(), sms.code.expose(), &sms.link, sms.valid_for);
+        text.map_err(|error| Unavailable::new(PORT, error))
     }
 
     fn page(&self, page: Page) -> Result<String, Unavailable> {

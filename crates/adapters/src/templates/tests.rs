@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use threepid_domain::model::EmailAddress;
+use threepid_domain::model::{Code, EmailAddress, Msisdn};
 
 use super::*;
 
@@ -19,6 +19,16 @@ fn mail(link: &str) -> ValidationMail {
     ValidationMail {
         to: EmailAddress::parse("alice@example.org").unwrap(),
         link: link.to_owned(),
+        code: None,
+        valid_for: Duration::from_secs(3600),
+    }
+}
+
+fn sms() -> ValidationSms {
+    ValidationSms {
+        to: Msisdn::parse("447700900813").unwrap(),
+        code: Code::given("012345").unwrap(),
+        link: "https://id.example.org/c".to_owned(),
         valid_for: Duration::from_secs(3600),
     }
 }
@@ -31,8 +41,17 @@ fn confirm() -> Page {
     }
 }
 
-fn pages() -> [Page; 4] {
-    [confirm(), Page::Confirmed, Page::Failed, Page::TryAgain]
+fn enter_code(is_again: bool) -> Page {
+    Page::EnterCode {
+        action: "https://id.example.org/_threepid/confirm".to_owned(),
+        sid: "s1".to_owned(),
+        code: "12 34".to_owned(),
+        is_again,
+    }
+}
+
+fn pages() -> [Page; 6] {
+    [confirm(), enter_code(false), enter_code(true), Page::Confirmed, Page::Failed, Page::TryAgain]
 }
 
 /// A folder with one template of the operator's.
@@ -88,6 +107,55 @@ fn the_confirm_page_has_one_form_that_posts_sid_and_token_by_a_real_button() {
 }
 
 #[test]
+fn the_code_page_has_one_form_that_posts_sid_and_code_and_says_when_it_was_wrong() {
+    for is_again in [false, true] {
+        let html = built_in().page(enter_code(is_again)).unwrap();
+        assert_eq!(html.matches("<form method=\"post\"").count(), 1);
+        assert!(html.contains("<input type=\"hidden\" name=\"sid\" value=\"s1\">"));
+        assert!(html.contains("name=\"code\" type=\"text\" value=\"12 34\""), "{html}");
+        assert!(html.contains("autocomplete=\"one-time-code\"") && html.contains("<label for=\"code\">"));
+        assert!(html.contains("<button type=\"submit\">") && !html.contains("name=\"token\""));
+        assert_eq!(html.contains("role=\"alert\""), is_again);
+    }
+}
+
+#[test]
+fn a_mail_says_its_code_only_where_it_has_one() {
+    let link = "https://id.example.org/_threepid/confirm?sid=s1&token=t1";
+    let without = built_in().validation_mail(mail(link)).unwrap();
+    let code = Code::given("012345");
+    let with = built_in().validation_mail(ValidationMail { code, ..mail(link) }).unwrap();
+    for (without, with) in [(&without.text, &with.text), (&without.html, &with.html)] {
+        assert!(!without.contains("code") && !without.contains("{%"), "{without}");
+        assert!(with.contains("012345") && with.contains("code") && with.contains("t1"), "{with}");
+    }
+    assert_eq!(without.subject, with.subject, "a subject is shown on locked screens");
+    // The line of the link and the one after it stand as if there were no code.
+    assert!(without.text.contains("token=t1\n\nThe link works for 1 hour."), "{}", without.text);
+}
+
+#[test]
+fn an_sms_says_its_code_whose_it_is_and_how_long_it_is_good_in_one_message() {
+    let text = built_in().validation_sms(sms()).unwrap();
+    for said in ["012345", "matrix.example.org", "1 hour", "ignore this message"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(text.len() <= 160 && text.is_ascii() && !text.contains('\n'), "{} {text}", text.len());
+}
+
+#[test]
+fn an_operators_sms_has_to_say_the_code_or_the_link() {
+    let with = |source| {
+        let folder = folder_with("validation/sms.txt.j2", source);
+        MinijinjaTemplates::new(&settings(Some(folder.path())))
+    };
+    let text = with("{{ app_name }}: {{ link }}").unwrap().validation_sms(sms()).unwrap();
+    assert_eq!(text, "matrix.example.org: https://id.example.org/c");
+    let error = with("Hello {{ to }}").map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("sms.txt.j2") && error.contains("the code or the link"), "{error}");
+}
+
+#[test]
 fn every_page_is_whole_and_reads_well_without_script() {
     let templates = built_in();
     for page in pages() {
@@ -105,7 +173,7 @@ fn every_page_is_whole_and_reads_well_without_script() {
         }
         assert_eq!(html.matches("<h1>").count(), 1);
         assert!(!html.contains("<script") && !html.contains(" style=") && !html.contains("src="));
-        assert_eq!(html.contains("<form"), matches!(page, Page::Confirm { .. }));
+        assert_eq!(html.contains("<form"), matches!(page, Page::Confirm { .. } | Page::EnterCode { .. }));
     }
     assert!(templates.page(Page::Confirmed).unwrap().contains("role=\"status\""));
     assert!(templates.page(Page::Failed).unwrap().contains("role=\"alert\""));
@@ -227,10 +295,15 @@ mod generated {
             sid in hostile(), token in hostile(), action in hostile(), link in hostile(),
         ) {
             let built_in = built_in();
+            let again = (action.clone(), sid.clone(), token.clone());
             let plain = Page::Confirm { action: "a".into(), sid: "b".into(), token: "c".into() };
             let page = built_in.page(Page::Confirm { action, sid, token }).unwrap();
             prop_assert_eq!(tags(&page), tags(&built_in.page(plain).unwrap()));
             prop_assert!(!page.contains(">49<"));
+            let enter = |action, sid, code| Page::EnterCode { action, sid, code, is_again: true };
+            let page = built_in.page(enter(again.0, again.1, again.2)).unwrap();
+            let plain = enter("a".into(), "b".into(), "c".into());
+            prop_assert_eq!(tags(&page), tags(&built_in.page(plain).unwrap()));
             let text = built_in.validation_mail(mail(&link)).unwrap();
             let expected = built_in.validation_mail(mail("a")).unwrap();
             prop_assert_eq!(tags(&text.html), tags(&expected.html));

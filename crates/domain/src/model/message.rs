@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, BindingKey, EmailAddress, Generation, IdentityServerName, LeaseId, MessageId, Sid, Timestamp,
-    UserId,
+    Address, BindingKey, EmailAddress, Generation, IdentityServerName, LeaseId, MessageId, Msisdn, Sid,
+    Timestamp, UserId,
 };
 
 /// A message that is owed. It holds no secret: tokens are derived when it is rendered.
@@ -34,6 +34,9 @@ pub enum Payload {
         sid: Sid,
         /// Which of the session's tokens it carries.
         generation: Generation,
+        /// Whether it carries that generation's code, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        with_code: bool,
     },
     /// That an identity server forgets a binding.
     Unbind {
@@ -49,11 +52,20 @@ pub enum Payload {
         /// The account.
         user_id: UserId,
     },
+    /// The SMS that proves a number. It carries a code.
+    ValidationSms {
+        /// To whom it goes.
+        to: Msisdn,
+        /// The session it proves.
+        sid: Sid,
+        /// Which of the session's codes it carries.
+        generation: Generation,
+    },
 }
 
 impl Payload {
     /// Every kind of payload.
-    pub const KINDS: [&'static str; 3] = ["validation_mail", "unbind", "mirror"];
+    pub const KINDS: [&'static str; 4] = ["validation_mail", "unbind", "mirror", "validation_sms"];
 
     /// The payload's kind, for storage and metrics.
     pub const fn kind(&self) -> &'static str {
@@ -61,6 +73,7 @@ impl Payload {
             Self::ValidationMail { .. } => "validation_mail",
             Self::Unbind { .. } => "unbind",
             Self::Mirror { .. } => "mirror",
+            Self::ValidationSms { .. } => "validation_sms",
         }
     }
 
@@ -70,13 +83,14 @@ impl Payload {
             Self::ValidationMail { to, .. } => to.masked(),
             Self::Unbind { server, .. } => server.to_string(),
             Self::Mirror { user_id } => user_id.to_string(),
+            Self::ValidationSms { to, .. } => to.masked(),
         }
     }
 
     /// The binding that the message is about, if it is about one.
     pub fn binding(&self) -> Option<BindingKey> {
         match self {
-            Self::ValidationMail { .. } | Self::Mirror { .. } => None,
+            Self::ValidationMail { .. } | Self::Mirror { .. } | Self::ValidationSms { .. } => None,
             Self::Unbind { user_id, address, server } => Some(BindingKey {
                 user_id: user_id.clone(),
                 address: address.clone(),
@@ -89,7 +103,7 @@ impl Payload {
     pub const fn mirrored(&self) -> Option<&UserId> {
         match self {
             Self::Mirror { user_id } => Some(user_id),
-            Self::ValidationMail { .. } | Self::Unbind { .. } => None,
+            Self::ValidationMail { .. } | Self::Unbind { .. } | Self::ValidationSms { .. } => None,
         }
     }
 }
@@ -217,21 +231,37 @@ mod tests {
         let address = Address::parse(Medium::Email, "a@example.org")?;
         let (sid, generation) = (Sid::new("sid"), Generation(1));
         let payloads = [
-            Payload::ValidationMail { to: EmailAddress::parse("a@example.org")?, sid, generation },
+            Payload::ValidationMail {
+                to: EmailAddress::parse("a@example.org")?,
+                sid: sid.clone(),
+                generation,
+                with_code: true,
+            },
             Payload::Unbind {
                 user_id: user_id.clone(),
                 address,
                 server: IdentityServerName::parse("id.example")?,
             },
             Payload::Mirror { user_id },
+            Payload::ValidationSms { to: Msisdn::parse("447700900813")?, sid, generation },
         ];
         // Exhaustive: a new kind has to be added here, and then to the list.
         let kinds = payloads.map(|payload| match payload {
-            Payload::ValidationMail { .. } | Payload::Unbind { .. } | Payload::Mirror { .. } => {
-                payload.kind()
-            }
+            Payload::ValidationMail { .. }
+            | Payload::Unbind { .. }
+            | Payload::Mirror { .. }
+            | Payload::ValidationSms { .. } => payload.kind(),
         });
         assert_eq!(kinds, Payload::KINDS);
+        Ok(())
+    }
+
+    #[test]
+    fn a_mail_with_a_link_alone_is_written_as_it_always_was() -> Result<(), Box<dyn std::error::Error>> {
+        let written = r#"{"kind":"validation_mail","to":"a@example.org","sid":"sid","generation":1}"#;
+        let payload: Payload = serde_json::from_str(written)?;
+        assert!(matches!(payload, Payload::ValidationMail { with_code: false, .. }));
+        assert_eq!(serde_json::to_string(&payload)?, written);
         Ok(())
     }
 }

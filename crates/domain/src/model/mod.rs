@@ -4,10 +4,13 @@ mod address;
 mod audit;
 mod caller;
 mod challenge;
+mod code;
+mod digits;
 mod identity_server;
 mod ids;
 mod message;
 mod next_link;
+mod phone;
 mod remote;
 mod rules;
 mod secrets;
@@ -20,6 +23,7 @@ pub use address::{Address, EmailAddress, InvalidAddress, Medium, Msisdn};
 pub use audit::{AuditAction, AuditDoor, AuditEntry, AuditQuery};
 pub use caller::Caller;
 pub use challenge::Challenge;
+pub use code::Code;
 pub use identity_server::{
     Binding, BindingState, IdentityServerName, InvalidServerName, RemoteSession, SpentProof, TrustedServer,
     TrustedServers, Validation,
@@ -27,6 +31,7 @@ pub use identity_server::{
 pub use ids::{DeviceId, InvalidUserId, LeaseId, MessageId, Sid, UserId};
 pub use message::{Backlog, Claimed, MessageRecord, MessageState, OutboxMessage, Payload, Settlement};
 pub use next_link::{InvalidNextLink, NextLink};
+pub use phone::{Country, InvalidCountry, InvalidNumber};
 pub use remote::RemoteRefusal;
 pub use rules::{AddressRules, InvalidRule, Rule};
 pub use secrets::{AccessToken, ClientSecret, IdAccessToken, InvalidClientSecret, KeyedHash, Token};

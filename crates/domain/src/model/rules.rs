@@ -2,7 +2,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use super::{Address, Medium};
+use super::{Address, Country, InvalidCountry, Medium};
 
 /// One rule, for addresses of one medium.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Rule {
 enum Test {
     /// The domain itself or any domain below it.
     Domain(String),
+    /// Phone numbers of the country.
+    Country(Country),
     /// The whole canonical address.
     Pattern(Regex),
 }
@@ -25,6 +27,9 @@ pub enum InvalidRule {
     /// The domain is none.
     #[error("{0:?} is not a domain name")]
     Domain(String),
+    /// The country is none, or has no phone numbers.
+    #[error("country {0:?} {1}")]
+    Country(String, InvalidCountry),
     /// The pattern is no regular expression, or too large a one.
     #[error("{0:?} is not a regular expression: {1}")]
     Pattern(String, String),
@@ -39,6 +44,17 @@ impl Rule {
         let probe = super::EmailAddress::parse(&format!("a@{domain}"));
         let email = probe.map_err(|_| InvalidRule::Domain(domain.to_owned()))?;
         Ok(Self { medium: Medium::Email, test: Test::Domain(email.domain().to_owned()) })
+    }
+
+    /// Phone numbers of a country, named by its two letters; those of a country code that several countries share are
+    /// told apart.
+    ///
+    /// # Errors
+    /// [`InvalidRule::Country`] when no country with phone numbers has that name.
+    pub fn country(country: &str) -> Result<Self, InvalidRule> {
+        let parsed = Country::parse(country);
+        let country = parsed.map_err(|error| InvalidRule::Country(country.to_owned(), error))?;
+        Ok(Self { medium: Medium::Msisdn, test: Test::Country(country) })
     }
 
     /// Addresses of `medium` that match a regular expression as a whole, in canonical form.
@@ -61,7 +77,8 @@ impl Rule {
                     .domain()
                     .strip_suffix(domain.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
-                (Test::Domain(_), Address::Msisdn(_)) => false,
+                (Test::Country(country), Address::Msisdn(number)) => number.country() == Some(*country),
+                (Test::Domain(_), Address::Msisdn(_)) | (Test::Country(_), Address::Email(_)) => false,
             }
     }
 }
@@ -129,7 +146,31 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_ruled_by_country_and_by_their_digits() -> Result<(), Box<dyn std::error::Error>> {
+        let rules = AddressRules::new(
+            vec![Rule::country("GB")?, Rule::country("US")?, Rule::pattern(Medium::Msisdn, "49151.*")?],
+            vec![Rule::pattern(Medium::Msisdn, "447700.*")?, Rule::country("JE")?],
+        );
+        for (number, permitted) in [
+            ("447400123456", true),
+            ("447700900813", false),
+            ("15208782491", true),
+            // Canada and Jersey share a country code with others.
+            ("16137827274", false),
+            ("447797712345", false),
+            ("4915123456789", true),
+            ("4930123456", false),
+            ("33631966543", false),
+        ] {
+            assert_eq!(rules.permit(&Address::parse(Medium::Msisdn, number)?), permitted, "{number}");
+        }
+        assert!(rules.permit(&Address::parse(Medium::Email, "a@example.org")?));
+        Ok(())
+    }
+
+    #[test]
     fn nonsense_is_named() {
+        assert!(matches!(Rule::country("gb"), Err(InvalidRule::Country(country, _)) if country == "gb"));
         assert!(matches!(Rule::domain("not a domain"), Err(InvalidRule::Domain(d)) if d == "not a domain"));
         assert!(matches!(Rule::pattern(Medium::Email, "("), Err(InvalidRule::Pattern(p, _)) if p == "("));
     }

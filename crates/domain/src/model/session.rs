@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, KeyedHash, NextLink, Sid, Timestamp, Token, UserId};
+use super::{Address, Code, KeyedHash, NextLink, Sid, Timestamp, Token, UserId};
 
 /// So many wrong tokens burn a pending session.
 pub const WRONG_TOKENS_THAT_BURN: u8 = 5;
@@ -81,6 +81,9 @@ pub struct IssuedToken {
     pub expires_at: Timestamp,
     /// Where the browser goes after this token's confirmation.
     pub next_link: Option<NextLink>,
+    /// Whether its message carries a code, too. Records that do not say so are of messages with a link alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_code: bool,
 }
 
 /// Where a session stands.
@@ -214,8 +217,12 @@ impl ValidationSession {
         now: Timestamp,
         lifetimes: &Lifetimes,
     ) -> Self {
-        let first =
-            IssuedToken { generation: Generation(1), expires_at: now.plus(lifetimes.token), next_link };
+        let first = IssuedToken {
+            generation: Generation(1),
+            expires_at: now.plus(lifetimes.token),
+            next_link,
+            with_code: false,
+        };
         Self(SessionRecord {
             sid,
             key,
@@ -297,10 +304,23 @@ impl ValidationSession {
         }
         let generation =
             Generation(self.newest_token().map_or(0, |token| token.generation.0).saturating_add(1));
-        let token = IssuedToken { generation, expires_at: now.plus(lifetimes.token), next_link };
+        let token =
+            IssuedToken { generation, expires_at: now.plus(lifetimes.token), next_link, with_code: false };
         self.0.tokens.push(token.clone());
         self.0.send_attempt = send_attempt;
         Ok(Some(token))
+    }
+
+    /// Has the newest token's message carry a code, too. That code, and none before it, is good from now on.
+    pub fn send_code(&mut self) {
+        if let Some(newest) = self.0.tokens.last_mut() {
+            newest.with_code = true;
+        }
+    }
+
+    /// Whether the message sent last carries a code.
+    pub fn has_code(&self) -> bool {
+        self.newest_token().is_some_and(|token| token.with_code)
     }
 
     /// Judges a token that came back. `derive` tells the token of a generation.
@@ -320,6 +340,36 @@ impl ValidationSession {
         // Every token is compared, so that the time taken does not tell which one was near.
         let matching =
             self.0.tokens.iter().filter(|token| derive(token.generation) == *given).last().cloned();
+        self.judge(matching, now, lifetimes)
+    }
+
+    /// Judges a code that came back, which is good only if the newest token's message carries it. `derive` tells the
+    /// code of a generation.
+    ///
+    /// # Errors
+    /// [`SubmitRefusal`]. A wrong code changes the session as a wrong token does: it is to be stored either way.
+    pub fn submit_code(
+        &mut self,
+        given: &Code,
+        derive: impl Fn(Generation) -> Code,
+        now: Timestamp,
+        lifetimes: &Lifetimes,
+    ) -> Result<Submitted, SubmitRefusal> {
+        if self.0.state == SessionState::Burnt {
+            return Err(SubmitRefusal::Burnt);
+        }
+        let newest = self.newest_token().filter(|token| token.with_code);
+        let matching = newest.filter(|token| derive(token.generation) == *given).cloned();
+        self.judge(matching, now, lifetimes)
+    }
+
+    /// What becomes of the session where `matching` is the token that was proven, or none was.
+    fn judge(
+        &mut self,
+        matching: Option<IssuedToken>,
+        now: Timestamp,
+        lifetimes: &Lifetimes,
+    ) -> Result<Submitted, SubmitRefusal> {
         let Some(token) = matching else {
             if let SessionState::Pending { wrong_tokens } = &mut self.0.state {
                 *wrong_tokens += 1;

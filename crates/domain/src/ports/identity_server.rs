@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use super::Unavailable;
 use crate::model::{
-    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, NextLink, RemoteRefusal,
-    SendAttempt, Sid, Timestamp, UserId,
+    Address, ClientSecret, Country, EmailAddress, IdAccessToken, IdentityServerName, Msisdn, NextLink,
+    RemoteRefusal, SendAttempt, Sid, Timestamp, UserId,
 };
 
 /// What an identity server is asked to send.
@@ -14,11 +14,35 @@ pub struct RemoteTokenRequest {
     /// The client's secret, which the session there is opened under.
     pub client_secret: ClientSecret,
     /// The address to be proven.
-    pub email: EmailAddress,
+    pub to: RemoteRecipient,
     /// The client's count.
     pub send_attempt: SendAttempt,
     /// Where the browser goes after the confirmation.
     pub next_link: Option<NextLink>,
+}
+
+/// Whom an identity server is asked to send to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteRecipient {
+    /// By mail.
+    Email(EmailAddress),
+    /// By SMS.
+    Msisdn {
+        /// The number, which the server is given with its country code.
+        number: Msisdn,
+        /// The country that the client named beside it.
+        country: Country,
+    },
+}
+
+impl RemoteRecipient {
+    /// The address to be proven.
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Email(email) => Address::Email(email.clone()),
+            Self::Msisdn { number, .. } => Address::Msisdn(number.clone()),
+        }
+    }
 }
 
 /// A session that an identity server opened.
@@ -70,13 +94,14 @@ impl std::fmt::Debug for RemoteValidation {
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait IdentityServer: Send + Sync {
-    /// Asks the server to send a validation mail ([v2], v1 alike).
+    /// Asks the server to send a validation mail ([v2], v1 alike) or a [validation SMS].
     ///
     /// # Errors
     /// [`IdentityServerError`].
     ///
     /// [v2]: https://spec.matrix.org/v1.18/identity-service-api/#post_matrixidentityv2validateemailrequesttoken
-    async fn request_email_token(
+    /// [validation SMS]: https://spec.matrix.org/v1.18/identity-service-api/#post_matrixidentityv2validatemsisdnrequesttoken
+    async fn request_token(
         &self,
         server: IdentityServerName,
         request: RemoteTokenRequest,
@@ -150,7 +175,7 @@ impl NoIdentityServers {
 
 #[async_trait]
 impl IdentityServer for NoIdentityServers {
-    async fn request_email_token(
+    async fn request_token(
         &self,
         _server: IdentityServerName,
         _request: RemoteTokenRequest,

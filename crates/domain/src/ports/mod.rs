@@ -30,7 +30,7 @@ pub use contact_source::{ContactSource, ForeignAccount, ForeignBinding, ForeignC
 pub use housekeeping::{Housekeeping, Perishable};
 pub use identity_server::{
     IdentityServer, IdentityServerError, NoIdentityServers, OpenedRemotely, RemoteCredentials,
-    RemoteTokenRequest, RemoteValidation, Unbound,
+    RemoteRecipient, RemoteTokenRequest, RemoteValidation, Unbound,
 };
 pub use mailer::{DeliveryError, Mail, Mailer};
 pub use mirror::Mirror;
@@ -43,7 +43,7 @@ pub use reauthentication::{
 pub use secrets::Secrets;
 pub use sms_sender::{Sms, SmsSender};
 pub use store::{CommitError, Conflict, Store};
-pub use templates::{MailText, Page, Templates, ValidationMail};
+pub use templates::{MailText, Page, Templates, ValidationMail, ValidationSms};
 
 #[cfg(feature = "mocks")]
 pub use self::{

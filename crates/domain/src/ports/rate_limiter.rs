@@ -39,10 +39,14 @@ limits! {
     RequestTokenPerAddress = "request_token_per_address", Shared;
     /// Validation mails to anybody. It has one subject, [`EVERYBODY`].
     MailsInAll = "mails_per_hour", Shared;
+    /// Validation SMS to anybody. It has one subject, [`EVERYBODY`].
+    SmsInAll = "sms_per_hour", Shared;
     /// Tokens given back from one client address, right ones included.
     SubmitPerClient = "submit_per_client", Process;
     /// Tokens given back to one session, right ones included.
     SubmitPerSession = "submit_per_session", Process;
+    /// Codes given back for one threepid, in whichever session; right ones do not count.
+    CodesPerAddress = "codes_per_address", Shared;
     /// Access tokens from one client address that were nobody's.
     FailedTokensPerClient = "failed_tokens_per_client", Process;
     /// Wrong answers to the question who is asking, for one account.

@@ -1,6 +1,6 @@
 //! Randomness, and everything that depends on the server's key.
 
-use crate::model::{Address, ClientSecret, Generation, KeyedHash, LeaseId, MessageId, Sid, Token};
+use crate::model::{Address, ClientSecret, Code, Generation, KeyedHash, LeaseId, MessageId, Sid, Token};
 
 /// The only source of randomness and the only holder of the server's key.
 ///
@@ -23,6 +23,9 @@ pub trait Secrets: Send + Sync {
 
     /// The token of a session's generation: at least 128 bits, in letters, digits, `-` and `_`.
     fn token(&self, sid: &Sid, generation: Generation) -> Token;
+
+    /// The code of a session's generation. Every code MUST be equally likely, and MUST NOT tell anything of the token.
+    fn code(&self, sid: &Sid, generation: Generation) -> Code;
 
     /// What a session is found by: the hash of address and client secret.
     fn session_key(&self, address: &Address, client_secret: &ClientSecret) -> KeyedHash;

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use super::Unavailable;
-use crate::model::EmailAddress;
+use crate::model::{Code, EmailAddress, Msisdn};
 
-/// What the validation mail has to say. Its `Debug` hides the link.
+/// What the validation mail has to say. Its `Debug` hides the link and the code.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ValidationMail {
     /// To whom it goes.
     pub to: EmailAddress,
     /// The link that leads to the confirm page.
     pub link: String,
+    /// The code that may be given back instead, where there is to be one.
+    pub code: Option<Code>,
     /// How long the link is good, from when it was asked for.
     pub valid_for: Duration,
 }
@@ -19,6 +21,25 @@ pub struct ValidationMail {
 impl std::fmt::Debug for ValidationMail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ValidationMail").field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// What the validation SMS has to say. Its `Debug` hides the code and the link.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ValidationSms {
+    /// To whom it goes.
+    pub to: Msisdn,
+    /// The code.
+    pub code: Code,
+    /// A link that leads to the confirm page, for a text that would rather have one.
+    pub link: String,
+    /// How long both are good, from when they were asked for.
+    pub valid_for: Duration,
+}
+
+impl std::fmt::Debug for ValidationSms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ValidationSms").field("to", &self.to).finish_non_exhaustive()
     }
 }
 
@@ -33,7 +54,7 @@ pub struct MailText {
     pub html: String,
 }
 
-/// A page that a browser shows. Its `Debug` hides the token.
+/// A page that a browser shows. Its `Debug` hides token and code.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Page {
     /// Asks to confirm: a form that posts `sid` and `token` to `action`.
@@ -44,6 +65,17 @@ pub enum Page {
         sid: String,
         /// The token of the link.
         token: String,
+    },
+    /// Asks for the code: a form that posts `sid` and `code` to `action`.
+    EnterCode {
+        /// Where the form goes.
+        action: String,
+        /// The session.
+        sid: String,
+        /// What the field holds already.
+        code: String,
+        /// Whether a code was given that was not right.
+        is_again: bool,
     },
     /// The address is confirmed.
     Confirmed,
@@ -57,6 +89,7 @@ impl std::fmt::Debug for Page {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Confirm { .. } => "Page::Confirm",
+            Self::EnterCode { .. } => "Page::EnterCode",
             Self::Confirmed => "Page::Confirmed",
             Self::Failed => "Page::Failed",
             Self::TryAgain => "Page::TryAgain",
@@ -72,6 +105,12 @@ pub trait Templates: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when a template is broken.
     fn validation_mail(&self, mail: ValidationMail) -> Result<MailText, Unavailable>;
+
+    /// The text of the SMS that proves a number.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when a template is broken.
+    fn validation_sms(&self, sms: ValidationSms) -> Result<String, Unavailable>;
 
     /// A page, whole.
     ///

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lock;
-use crate::model::{Address, ClientSecret, Generation, KeyedHash, LeaseId, MessageId, Sid, Token};
+use crate::model::{Address, ClientSecret, Code, Generation, KeyedHash, LeaseId, MessageId, Sid, Token};
 use crate::ports::Secrets;
 
 /// Secrets without randomness: `sid1`, `message1`, `lease1`, …; derivations depend on the key and on every input.
@@ -79,6 +79,18 @@ impl Secrets for CountedSecrets {
     fn token(&self, sid: &Sid, generation: Generation) -> Token {
         let derived = self.derive("token", &[sid.as_str(), &generation.0.to_string()]);
         Token::new(KeyedHash::new(derived).to_hex())
+    }
+
+    fn code(&self, sid: &Sid, generation: Generation) -> Code {
+        let mut round = 0_u64;
+        loop {
+            let derived = self.derive("code", &[sid.as_str(), &generation.0.to_string(), &round.to_string()]);
+            let bits = derived.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+            match Code::from_bits(bits) {
+                Some(code) => return code,
+                None => round += 1,
+            }
+        }
     }
 
     fn session_key(&self, address: &Address, client_secret: &ClientSecret) -> KeyedHash {

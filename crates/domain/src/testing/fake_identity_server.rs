@@ -157,14 +157,14 @@ fn refusal(status: u16, errcode: &str) -> RemoteRefusal {
 
 #[async_trait]
 impl IdentityServer for FakeIdentityServer {
-    async fn request_email_token(
+    async fn request_token(
         &self,
         server: IdentityServerName,
         request: RemoteTokenRequest,
         id_access_token: Option<IdAccessToken>,
     ) -> Result<OpenedRemotely, IdentityServerError> {
-        self.call("request_email_token", &server, id_access_token.is_some(), |state| {
-            let sid = state.open(&server, &request.client_secret, &Address::Email(request.email));
+        self.call("request_token", &server, id_access_token.is_some(), |state| {
+            let sid = state.open(&server, &request.client_secret, &request.to.address());
             Ok(OpenedRemotely { sid, submit_url: None })
         })
     }

@@ -6,16 +6,17 @@ use url::Url;
 
 use super::{
     CountedSecrets, FakeIdentityServer, FakeReauthentication, FixedClock, MemoryStore, PlainTemplates,
-    RecordingMailer, ScriptedLimiter,
+    RecordingMailer, RecordingSmsSender, ScriptedLimiter,
 };
 use crate::model::{
-    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, Medium, SendAttempt, Sid, Token,
-    TrustedServer, TrustedServers, UserId, ValidationSession,
+    Address, ClientSecret, Code, Country, EmailAddress, IdAccessToken, IdentityServerName, Medium, Msisdn,
+    SendAttempt, Sid, Token, TrustedServer, TrustedServers, UserId, ValidationSession,
 };
 use crate::ports::{Clock, Secrets, Store};
 use crate::use_cases::{
     Add, AddError, ConfirmLinks, Confirmed, Contacts, ContactsPorts, Delivered, Door, Policy, Relay,
-    RelayPorts, RequestEmailToken, RequestTokenError, RetryPolicy, SubmitToken, SubmitTokenError,
+    RelayPorts, RequestEmailToken, RequestMsisdnToken, RequestTokenError, RetryPolicy, SubmitToken,
+    SubmitTokenError,
 };
 
 /// The commands and the relay on fakes, and handles to the fakes.
@@ -29,6 +30,8 @@ pub struct Fixture {
     pub secrets: Arc<CountedSecrets>,
     /// The mail server.
     pub mailer: Arc<RecordingMailer>,
+    /// The SMS gateway.
+    pub sms: Arc<RecordingSmsSender>,
     /// The limiter; it allows everything until told otherwise.
     pub limiter: Arc<ScriptedLimiter>,
     /// Every identity server; they are asked as by the homeserver `example.org`.
@@ -54,9 +57,9 @@ impl Default for Fixture {
 
 #[expect(clippy::expect_used, reason = "a fixture that is given nonsense fails the test that gave it")]
 impl Fixture {
-    /// A server that sends mail, under the default policy.
+    /// A server that sends mail and SMS, under the default policy.
     pub fn new() -> Self {
-        Self::with_policy(Policy { sends_mail: true, ..Policy::default() })
+        Self::with_policy(Policy { sends_mail: true, sends_sms: true, ..Policy::default() })
     }
 
     /// A server under `policy`.
@@ -65,6 +68,7 @@ impl Fixture {
         let clock = Arc::new(FixedClock::default());
         let secrets = Arc::new(CountedSecrets::default());
         let mailer = Arc::new(RecordingMailer::default());
+        let sms = Arc::new(RecordingSmsSender::default());
         let limiter = Arc::new(ScriptedLimiter::default());
         let identity_servers = Arc::new(FakeIdentityServer::signing_as("example.org"));
         let reauthentication = Arc::new(FakeReauthentication::default());
@@ -81,6 +85,7 @@ impl Fixture {
             outbox: store.clone(),
             store: store.clone(),
             mailer: Some(mailer.clone()),
+            sms: Some(sms.clone()),
             identity_servers: identity_servers.clone(),
             mirror: None,
             templates: Arc::new(PlainTemplates),
@@ -93,6 +98,7 @@ impl Fixture {
             clock,
             secrets,
             mailer,
+            sms,
             limiter,
             identity_servers,
             reauthentication,
@@ -179,6 +185,39 @@ impl Fixture {
         }
     }
 
+    /// A phone number.
+    pub fn number(text: &str) -> Msisdn {
+        Msisdn::parse(text).expect("a phone number")
+    }
+
+    /// The request that [`Fixture::request_sms`] makes, as from Great Britain.
+    pub fn msisdn_request_for(number: &str, client_secret: &str, attempt: i128) -> RequestMsisdnToken {
+        RequestMsisdnToken {
+            client_secret: Self::secret(client_secret),
+            number: Self::number(number),
+            country: Country::parse("GB").expect("a country"),
+            send_attempt: Self::attempt(attempt),
+            next_link: None,
+            client_ip: None,
+            id_server: None,
+            id_access_token: None,
+        }
+    }
+
+    /// Requests a code.
+    ///
+    /// # Errors
+    /// [`RequestTokenError`], as the command.
+    pub async fn request_sms(
+        &self,
+        number: &str,
+        client_secret: &str,
+        attempt: i128,
+    ) -> Result<Sid, RequestTokenError> {
+        let request = Self::msisdn_request_for(number, client_secret, attempt);
+        Ok(self.contacts.request_msisdn_token(request).await?.sid)
+    }
+
     /// Requests a token.
     ///
     /// # Errors
@@ -216,6 +255,14 @@ impl Fixture {
         let session = sessions.iter().find(|session| session.sid() == sid);
         let issued = session.and_then(ValidationSession::newest_token).expect("a session of this store");
         self.secrets.token(sid, issued.generation)
+    }
+
+    /// The code that was last issued for a session, whether or not its message has gone out.
+    pub fn newest_code(&self, sid: &Sid) -> Code {
+        let sessions = self.store.sessions();
+        let session = sessions.iter().find(|session| session.sid() == sid);
+        let issued = session.and_then(ValidationSession::newest_token).expect("a session of this store");
+        self.secrets.code(sid, issued.generation)
     }
 
     /// Brings a token back through the link.

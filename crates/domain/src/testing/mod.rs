@@ -20,6 +20,7 @@ mod memory_store;
 mod open_limiter;
 mod plain_templates;
 mod recording_mailer;
+mod recording_sms_sender;
 mod scripted_limiter;
 
 pub use counted_secrets::CountedSecrets;
@@ -32,6 +33,7 @@ pub use memory_store::{CommitFailure, MemoryStore, OutboxRow, RowState};
 pub use open_limiter::OpenLimiter;
 pub use plain_templates::PlainTemplates;
 pub use recording_mailer::{RecordingMailer, Reply};
+pub use recording_sms_sender::RecordingSmsSender;
 pub use scripted_limiter::ScriptedLimiter;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! Texts as short as they can be.
 
-use crate::ports::{MailText, Page, Templates, Unavailable, ValidationMail};
+use crate::ports::{MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms};
 
-/// A mail that is its link, and pages of one line.
+/// A mail that is its link and, on a second line, its code; an SMS that is its code; and pages of one line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlainTemplates;
 
@@ -12,12 +12,17 @@ fn escape(text: &str) -> String {
 
 impl Templates for PlainTemplates {
     fn validation_mail(&self, mail: ValidationMail) -> Result<MailText, Unavailable> {
-        let ValidationMail { link, .. } = mail;
+        let ValidationMail { link, code, .. } = mail;
+        let code = code.map(|code| format!("{}\n", code.expose())).unwrap_or_default();
         Ok(MailText {
             subject: "Confirm your email address".to_owned(),
-            html: format!("<p><a href=\"{0}\">{0}</a></p>", escape(&link)),
-            text: format!("{link}\n"),
+            html: format!("<p><a href=\"{0}\">{0}</a></p>{code}", escape(&link)),
+            text: format!("{link}\n{code}"),
         })
+    }
+
+    fn validation_sms(&self, sms: ValidationSms) -> Result<String, Unavailable> {
+        Ok(sms.code.expose().to_owned())
     }
 
     fn page(&self, page: Page) -> Result<String, Unavailable> {
@@ -28,6 +33,14 @@ impl Templates for PlainTemplates {
                 escape(&action),
                 escape(&sid),
                 escape(&token)
+            ),
+            Page::EnterCode { action, sid, code, is_again } => format!(
+                "{}<form method=\"post\" action=\"{}\"><input type=\"hidden\" name=\"sid\" value=\"{}\">\
+                 <input name=\"code\" value=\"{}\"><button>Confirm</button></form>",
+                if is_again { "<p>Not right</p>" } else { "" },
+                escape(&action),
+                escape(&sid),
+                escape(&code)
             ),
             Page::Confirmed => "<p>Confirmed</p>".to_owned(),
             Page::Failed => "<p>Failed</p>".to_owned(),

@@ -122,10 +122,7 @@ impl Contacts {
         self.take::<AddReauthenticatedError>(limit, subject.to_owned()).await?;
         let judged = self.reauthenticate(port, add).await;
         if !judged.as_ref().is_err_and(AddReauthenticatedError::is_wrong_answer) {
-            // At worst it counts as one that was wrong; the answer itself is worth more.
-            if let Err(error) = self.rate_limiter.give_back(limit, subject.to_owned()).await {
-                tracing::warn!(error = %error.source, "an answer that was not wrong stays counted");
-            }
+            self.give_back(limit, subject.to_owned()).await;
         }
         judged
     }

@@ -10,12 +10,12 @@ use url::Url;
 
 use super::{DECISIONS, audit};
 use crate::model::{
-    AuditAction, AuditDoor, AuditEntry, BindingKey, Claimed, EmailAddress, OutboxMessage, Payload,
-    Settlement, Sid, Timestamp, Token, UnitOfWork, UserId,
+    AuditAction, AuditDoor, AuditEntry, BindingKey, Claimed, Code, EmailAddress, Generation, Msisdn,
+    OutboxMessage, Payload, Settlement, Sid, Timestamp, Token, UnitOfWork, UserId,
 };
 use crate::ports::{
-    Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Mirror, Outbox, Secrets, Store,
-    Templates, Unavailable, Unbound, ValidationMail,
+    Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Mirror, Outbox, Secrets, Sms,
+    SmsSender, Store, Templates, Unavailable, Unbound, ValidationMail, ValidationSms,
 };
 
 /// When a message that was not taken is tried again: after `first`, then twice as long each time, at most `longest`,
@@ -47,20 +47,29 @@ impl RetryPolicy {
     }
 }
 
-/// Where the links in mails lead.
+/// Where the links in mails lead, and where tokens and codes are submitted.
 #[derive(Clone, Debug)]
 pub struct ConfirmLinks {
     confirm: Url,
+    submit: Url,
 }
 
 impl ConfirmLinks {
     /// Links below the server's public address, path prefixes kept.
     pub fn new(public_base_url: &Url) -> Self {
-        let mut confirm = public_base_url.clone();
-        confirm.set_query(None);
-        confirm.set_fragment(None);
-        confirm.set_path(&format!("{}/_threepid/confirm", public_base_url.path().trim_end_matches('/')));
-        Self { confirm }
+        let below = |path: &str| {
+            let mut url = public_base_url.clone();
+            url.set_query(None);
+            url.set_fragment(None);
+            url.set_path(&format!("{}{path}", public_base_url.path().trim_end_matches('/')));
+            url
+        };
+        Self { confirm: below("/_threepid/confirm"), submit: below("/_threepid/submit_token") }
+    }
+
+    /// Where a client submits a token or a code: the `submit_url` of an answer.
+    pub fn submit_url(&self) -> &str {
+        self.submit.as_str()
     }
 
     /// Where the confirm form posts to: the page itself.
@@ -100,6 +109,8 @@ pub struct RelayPorts {
     pub store: Arc<dyn Store>,
     /// Sends mail, where this server does.
     pub mailer: Option<Arc<dyn Mailer>>,
+    /// Sends SMS, where this server does.
+    pub sms: Option<Arc<dyn SmsSender>>,
     /// Other servers' identity service.
     pub identity_servers: Arc<dyn IdentityServer>,
     /// The homeserver's copy, where there is to be one.
@@ -108,7 +119,7 @@ pub struct RelayPorts {
     pub templates: Arc<dyn Templates>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// Derives tokens.
+    /// Derives tokens and codes.
     pub secrets: Arc<dyn Secrets>,
 }
 
@@ -182,9 +193,13 @@ impl Relay {
 
     async fn send(&self, message: &OutboxMessage) -> Result<(), DeliveryError> {
         match &message.payload {
-            Payload::ValidationMail { to, sid, generation } => {
-                let link = self.links.link(sid, &self.ports.secrets.token(sid, *generation));
-                self.send_validation_mail(message, to, link).await
+            Payload::ValidationMail { to, sid, generation, with_code } => {
+                let code = with_code.then(|| self.ports.secrets.code(sid, *generation));
+                self.send_validation_mail(message, to, self.link(sid, *generation), code).await
+            }
+            Payload::ValidationSms { to, sid, generation } => {
+                let code = self.ports.secrets.code(sid, *generation);
+                self.send_validation_sms(message, to, self.link(sid, *generation), code).await
             }
             Payload::Unbind { user_id, address, server } => {
                 let (user_id, address) = (user_id.clone(), address.clone());
@@ -195,13 +210,34 @@ impl Relay {
         }
     }
 
+    fn link(&self, sid: &Sid, generation: Generation) -> String {
+        self.links.link(sid, &self.ports.secrets.token(sid, generation))
+    }
+
+    async fn send_validation_sms(
+        &self,
+        message: &OutboxMessage,
+        to: &Msisdn,
+        link: String,
+        code: Code,
+    ) -> Result<(), DeliveryError> {
+        let content = ValidationSms { to: to.clone(), code, link, valid_for: self.token_lifetime };
+        let text = self.ports.templates.validation_sms(content);
+        let text = text.map_err(|error| DeliveryError::Transient(error.into()))?;
+        match &self.ports.sms {
+            Some(sms) => sms.send(Sms { id: message.id.clone(), to: to.clone(), text }).await,
+            None => Err(DeliveryError::Transient("no SMS gateway is configured".into())),
+        }
+    }
+
     async fn send_validation_mail(
         &self,
         message: &OutboxMessage,
         to: &EmailAddress,
         link: String,
+        code: Option<Code>,
     ) -> Result<(), DeliveryError> {
-        let content = ValidationMail { to: to.clone(), link, valid_for: self.token_lifetime };
+        let content = ValidationMail { to: to.clone(), link, code, valid_for: self.token_lifetime };
         // A broken template is the operator's to mend, in time for the next try.
         let text = self
             .ports

@@ -15,6 +15,8 @@ mod list;
 mod mirror;
 mod outbox;
 mod request_email_token;
+mod request_msisdn_token;
+mod request_token;
 mod submit_token;
 mod tidy;
 mod unbind;
@@ -33,7 +35,9 @@ pub use import::{
     ImportMode, ImportReport, ImportWatcher, Importer, ImporterPorts, SkipReason, SkippedRow, Tally,
 };
 pub use outbox::{DropError, OutboxDesk, RetryError, Undone};
-pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
+pub use request_email_token::RequestEmailToken;
+pub use request_msisdn_token::RequestMsisdnToken;
+pub use request_token::{Opened, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
 pub use tidy::{BATCH, Housekeeper, Retention};
 pub use unbind::{Unbind, UnbindError, UnbindResult};
@@ -56,6 +60,10 @@ pub struct Policy {
     pub rules: AddressRules,
     /// Whether this server can send mail.
     pub sends_mail: bool,
+    /// Whether this server can send SMS.
+    pub sends_sms: bool,
+    /// Whether mails carry a code beside their link. SMS always do.
+    pub mails_code: bool,
     /// Who validates addresses.
     pub validation: Validation,
     /// Which identity servers are trusted, and for what.
@@ -76,6 +84,8 @@ impl Default for Policy {
             lifetimes: Lifetimes::default(),
             rules: AddressRules::default(),
             sends_mail: false,
+            sends_sms: false,
+            mails_code: false,
             validation: Validation::default(),
             trusted: TrustedServers::default(),
             changes: Changes::default(),
@@ -163,12 +173,24 @@ impl Contacts {
         self.policy.changes
     }
 
+    /// Whether messages carry codes.
+    pub fn sends_codes(&self) -> bool {
+        self.policy.mails_code || self.policy.sends_sms
+    }
+
     /// Counts one act of `subject`, if it may be done now.
     async fn take<E>(&self, limit: Limit, subject: String) -> Result<(), E>
     where
         E: From<OverLimit> + From<Unavailable>,
     {
         Ok(self.rate_limiter.take(limit, subject).await?.over(limit)?)
+    }
+
+    /// Takes an act back that proved to be none that counts. At worst it stays counted; the answer to it is worth more.
+    async fn give_back(&self, limit: Limit, subject: String) {
+        if let Err(error) = self.rate_limiter.give_back(limit, subject).await {
+            tracing::warn!(limit = limit.name(), error = %error.source, "an answer that was not wrong stays counted");
+        }
     }
 
     /// Commits a unit that no other unit can come before.

@@ -27,8 +27,8 @@ pub enum RetryError {
     /// Somebody may be trying it.
     #[error("it is being tried now")]
     BeingTried,
-    /// The link in the mail would be good no more; who still wants one asks for a new mail.
-    #[error("its link has ended: whoever still wants it asks for a new mail")]
+    /// The link or code in the message would be good no more; who still wants one asks for a new message.
+    #[error("its link or code has ended: whoever still wants it asks for a new message")]
     TokenEnded,
     /// This program cannot read it.
     #[error("it is none that this version can read")]
@@ -60,6 +60,8 @@ pub enum DropError {
 pub enum Undone {
     /// A mail does not arrive. Its user can ask for another.
     Mail,
+    /// An SMS does not arrive. Its user can ask for another.
+    Sms,
     /// An identity server goes on publishing the binding: it is not asked again to forget it, unless its user unbinds or
     /// deletes the address once more.
     Unbind,
@@ -95,7 +97,7 @@ impl OutboxDesk {
         self.records.message(id).await
     }
 
-    /// Has a message tried again, now. A dead one is owed again. A mail is worth sending until its link ends, as it was;
+    /// Has a message tried again, now. A dead one is owed again. A mail or SMS is worth sending until its link or code ends, as it was;
     /// everything else is given time anew.
     ///
     /// # Errors
@@ -120,8 +122,9 @@ impl OutboxDesk {
         }
         match &record.payload {
             None => Err(RetryError::Unreadable),
-            Some(Payload::ValidationMail { .. }) if now >= record.not_after => Err(RetryError::TokenEnded),
-            Some(Payload::ValidationMail { .. }) => Ok(record.not_after),
+            Some(Payload::ValidationMail { .. } | Payload::ValidationSms { .. }) => {
+                if now < record.not_after { Ok(record.not_after) } else { Err(RetryError::TokenEnded) }
+            }
             Some(Payload::Unbind { .. } | Payload::Mirror { .. }) => {
                 Ok(record.not_after.max(now.plus(self.worth_trying)))
             }
@@ -144,6 +147,7 @@ impl OutboxDesk {
             if self.records.forget(id, now).await? {
                 let undone = match &record.payload {
                     Some(Payload::ValidationMail { .. }) => Undone::Mail,
+                    Some(Payload::ValidationSms { .. }) => Undone::Sms,
                     Some(Payload::Unbind { .. }) => Undone::Unbind,
                     Some(Payload::Mirror { .. }) => Undone::Mirror,
                     None => Undone::Unknown,

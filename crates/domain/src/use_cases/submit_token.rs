@@ -1,17 +1,17 @@
-//! A token comes back: by the page behind the link, or by a client's JSON.
+//! A token or a code comes back: by the page behind the link, or by a client's JSON.
 
 use std::net::IpAddr;
 
 use super::{Contacts, DECISIONS, client_subject, too_many_conflicts};
-use crate::model::{ClientSecret, NextLink, Sid, SubmitRefusal, Token, UnitOfWork};
+use crate::model::{ClientSecret, Code, NextLink, Sid, SubmitRefusal, Token, UnitOfWork, ValidationSession};
 use crate::ports::{CommitError, Limit, OverLimit, Unavailable};
 
-/// The token, and for which session.
+/// The token or code, and for which session.
 #[derive(Clone, Debug)]
 pub struct SubmitToken {
     /// The session.
     pub sid: Sid,
-    /// The token.
+    /// The token of the link; or the code, as its user wrote it.
     pub token: Token,
     /// Through which door it came.
     pub door: Door,
@@ -22,7 +22,7 @@ pub struct SubmitToken {
 /// How a token came back.
 #[derive(Clone, Debug)]
 pub enum Door {
-    /// By the link in the mail: whoever holds it needs no client secret.
+    /// By the page: whoever holds the link, or was sent the code and knows the `sid`, needs no client secret.
     Link,
     /// From the client that opened the session.
     Client(ClientSecret),
@@ -53,7 +53,7 @@ pub enum SubmitTokenError {
 }
 
 impl Contacts {
-    /// Judges a token that came back. A right one validates its session, and says so again when it is repeated.
+    /// Judges a token or code that came back. A right one validates its session, and says so again when it is repeated.
     ///
     /// # Errors
     /// [`SubmitTokenError`].
@@ -61,7 +61,7 @@ impl Contacts {
         if let Some(ip) = submit.client_ip {
             self.take::<SubmitTokenError>(Limit::SubmitPerClient, client_subject(ip)).await?;
         }
-        let mut is_counted = false;
+        let (mut is_counted, mut guessed) = (false, None);
         for _ in 0..DECISIONS {
             let session = self.store.session(&submit.sid).await?;
             let mut session = session.ok_or(SubmitTokenError::Incorrect)?;
@@ -76,9 +76,19 @@ impl Contacts {
                 self.take::<SubmitTokenError>(Limit::SubmitPerSession, submit.sid.as_str().to_owned())
                     .await?;
             }
+            // Codes are few, so guesses at them are counted over all sessions of the address.
+            let code = code_given(&submit.token, &session);
+            if code.is_some() && guessed.is_none() {
+                let subject = self.secrets.address_key(session.address()).to_hex();
+                self.take::<SubmitTokenError>(Limit::CodesPerAddress, subject.clone()).await?;
+                guessed = Some(subject);
+            }
             let before = session.clone();
-            let derive = |generation| self.secrets.token(&submit.sid, generation);
-            let judged = session.submit(&submit.token, derive, self.clock.now(), &self.policy.lifetimes);
+            let (sid, now, lifetimes) = (&submit.sid, self.clock.now(), &self.policy.lifetimes);
+            let judged = match code {
+                Some(code) => session.submit_code(&code, |nth| self.secrets.code(sid, nth), now, lifetimes),
+                None => session.submit(&submit.token, |nth| self.secrets.token(sid, nth), now, lifetimes),
+            };
             if session != before {
                 match self.store.commit(UnitOfWork::new().put_session(session)).await {
                     Ok(()) => {}
@@ -87,13 +97,23 @@ impl Contacts {
                 }
             }
             return match judged {
-                Ok(submitted) => Ok(Confirmed { next_link: submitted.next_link }),
+                Ok(submitted) => {
+                    if let Some(subject) = guessed {
+                        self.give_back(Limit::CodesPerAddress, subject).await;
+                    }
+                    Ok(Confirmed { next_link: submitted.next_link })
+                }
                 Err(SubmitRefusal::Wrong | SubmitRefusal::Burnt) => Err(SubmitTokenError::Incorrect),
                 Err(SubmitRefusal::Expired) => Err(SubmitTokenError::Expired),
             };
         }
         Err(too_many_conflicts().into())
     }
+}
+
+/// What was given, where it can be the code of a session that was sent one.
+fn code_given(token: &Token, session: &ValidationSession) -> Option<Code> {
+    Code::given(token.expose()).filter(|_| session.has_code())
 }
 
 #[cfg(test)]

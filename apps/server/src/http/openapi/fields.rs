@@ -19,6 +19,20 @@ pub(crate) const CLIENT_SECRET: Field =
 pub(crate) const TOKEN: Field =
     Field::required("token", Kind::Text, "The token that was sent to the address.").like("9Zk2mJt4");
 
+pub(crate) const SEND_ATTEMPT: Field =
+    Field::required("send_attempt", Kind::Integer(LARGEST_INTEGER), "A higher one than before sends again.");
+
+pub(crate) const NEXT_LINK: Field =
+    Field::optional("next_link", Kind::Text, "Where the browser goes afterwards: http or https.")
+        .like("https://app.example.org/done");
+
+/// Of an identity server, or this server's where the message carries a code.
+pub(crate) const SUBMIT_URL: Field = Field::optional(
+    "submit_url",
+    Kind::Format("uri"),
+    "Where the code or token is submitted, where there is one.",
+);
+
 pub(crate) const ID_SERVER: Field = Field::required(
     "id_server",
     Kind::Text,

@@ -11,10 +11,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use serde_json::{Map, Value, json};
 use threepid_domain::model::{
-    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, Medium, SendAttempt, Sid, UserId,
+    Address, ClientSecret, Country, EmailAddress, IdAccessToken, IdentityServerName, Medium, Msisdn,
+    SendAttempt, Sid, UserId,
 };
 use threepid_domain::ports::{
-    IdentityServer, IdentityServerError, RemoteCredentials, RemoteTokenRequest, Unbound,
+    IdentityServer, IdentityServerError, RemoteCredentials, RemoteRecipient, RemoteTokenRequest, Unbound,
 };
 use threepid_domain::testing::FakeIdentityServer;
 use threepid_domain::testing::contract::identity_server::{IdentitySite, MoodySite, SiteMood};
@@ -255,10 +256,17 @@ impl State {
         let session = RemoteCredentials { sid: Sid::new(field("sid")), client_secret: client_secret.clone() };
         let server = self.name.clone();
         let done = match (received.method.as_str(), call) {
-            ("POST", "/validate/email/requestToken") => {
-                let Ok(email) = EmailAddress::parse(field("email")) else {
-                    return error(400, "M_INVALID_EMAIL");
+            ("POST", "/validate/email/requestToken" | "/validate/msisdn/requestToken") => {
+                let to = if call.contains("/email/") {
+                    EmailAddress::parse(field("email")).ok().map(RemoteRecipient::Email)
+                } else {
+                    let country = Country::parse(field("country")).ok();
+                    country.and_then(|country| {
+                        let number = Msisdn::dialled(field("phone_number"), country).ok()?;
+                        Some(RemoteRecipient::Msisdn { number, country })
+                    })
                 };
+                let Some(to) = to else { return error(400, "M_INVALID_PARAM") };
                 let count = if is_form {
                     field("send_attempt").parse().ok()
                 } else {
@@ -267,8 +275,8 @@ impl State {
                 let Some(send_attempt) = count.and_then(|count| SendAttempt::new(count.into()).ok()) else {
                     return error(400, "M_INVALID_PARAM");
                 };
-                let request = RemoteTokenRequest { client_secret, email, send_attempt, next_link: None };
-                let opened = self.fake.request_email_token(server, request, token).await;
+                let request = RemoteTokenRequest { client_secret, to, send_attempt, next_link: None };
+                let opened = self.fake.request_token(server, request, token).await;
                 opened.map(|opened| json!({"success": true, "sid": opened.sid.as_str()}))
             }
             ("GET", "/3pid/getValidated3pid") => {

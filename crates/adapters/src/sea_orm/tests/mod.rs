@@ -68,6 +68,7 @@ fn message(id: &str) -> Result<OutboxMessage, Box<dyn std::error::Error + Send +
             to: EmailAddress::parse("alice@example.org")?,
             sid: Sid::new("sid"),
             generation: Generation(1),
+            with_code: false,
         },
         created_at: NOW,
         due_at: NOW,

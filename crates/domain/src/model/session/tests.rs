@@ -78,10 +78,68 @@ fn a_new_session_is_pending_and_current_with_one_token() {
     assert_eq!((record.current, record.revision, record.created_at), (true, 0, at(0)));
     assert_eq!(
         record.tokens,
-        [IssuedToken { generation: Generation(1), expires_at: at(HOUR), next_link: None }]
+        [IssuedToken { generation: Generation(1), expires_at: at(HOUR), next_link: None, with_code: false }]
     );
     assert!(session.was_opened_under(&KeyedHash::new([1; 32])));
     assert!(!session.was_opened_under(&KeyedHash::new([2; 32])));
+}
+
+fn code(generation: u32) -> Code {
+    derive_code(Generation(generation))
+}
+
+fn derive_code(generation: Generation) -> Code {
+    CountedSecrets::default().code(&Sid::new("sid"), generation)
+}
+
+#[test]
+fn a_code_is_good_only_in_the_newest_message_and_only_if_that_carried_one() {
+    let mut session = pending();
+    assert!(!session.has_code());
+    assert_eq!(session.submit_code(&code(1), derive_code, at(0), &lifetimes()), Err(SubmitRefusal::Wrong));
+    session.send_code();
+    assert!(session.has_code());
+    session.request_again(attempt(2), None, at(1), &lifetimes()).unwrap();
+    assert!(!session.has_code(), "each message is asked anew");
+    for generation in [1, 2] {
+        let answer = session.submit_code(&code(generation), derive_code, at(1), &lifetimes());
+        assert_eq!(answer, Err(SubmitRefusal::Wrong), "{generation}");
+    }
+    session.send_code();
+    assert_eq!(session.record().tokens.iter().map(|token| token.with_code).collect::<Vec<_>>(), [true, true]);
+    assert_eq!(session.submit_code(&code(1), derive_code, at(1), &lifetimes()), Err(SubmitRefusal::Wrong));
+    assert_eq!(session.record().state, SessionState::Pending { wrong_tokens: 4 });
+    let submitted = session.submit_code(&code(2), derive_code, at(1), &lifetimes()).unwrap();
+    assert!(submitted.changed);
+    assert!(session.submit(&token(1), derive, at(1), &lifetimes()).is_ok(), "older links stay good");
+}
+
+#[test]
+fn a_code_ends_with_its_token_and_with_its_session() {
+    let with_code = |mut session: ValidationSession| {
+        session.send_code();
+        session
+    };
+    for (session, ms, expected) in [
+        (pending(), HOUR - 1, Ok(true)),
+        (pending(), HOUR, Err(SubmitRefusal::Expired)),
+        (validated(), 1, Ok(false)),
+        (consumed(), 1, Ok(false)),
+        (burnt(), 0, Err(SubmitRefusal::Burnt)),
+    ] {
+        let answer = with_code(session).submit_code(&code(1), derive_code, at(ms), &lifetimes());
+        assert_eq!(answer.map(|submitted| submitted.changed), expected, "{ms}");
+    }
+}
+
+#[test]
+fn a_record_that_says_nothing_of_codes_is_of_messages_without_and_is_written_as_it_was() {
+    let written = r#"{"generation":1,"expires_at":1700003600000,"next_link":null}"#;
+    let token: IssuedToken = serde_json::from_str(written).unwrap();
+    assert!(!token.with_code);
+    assert_eq!(serde_json::to_string(&token).unwrap(), written);
+    let with_code = IssuedToken { with_code: true, ..token };
+    assert!(serde_json::to_string(&with_code).unwrap().contains(r#""with_code":true"#));
 }
 
 #[test]

@@ -40,7 +40,12 @@ fn everything(account: &str, name: &str, address: &str, at: Timestamp) -> UnitOf
         record.state = SessionState::Consumed { validated_at: NOW, by: user_id.clone() };
     });
     let owed = |what: &str, payload| OutboxMessage { payload, created_at: at, ..message(&id(what), NOW) };
-    let mail = Payload::ValidationMail { to, sid: Sid::new(id("pending")), generation: Generation(1) };
+    let mail = Payload::ValidationMail {
+        to,
+        sid: Sid::new(id("pending")),
+        generation: Generation(1),
+        with_code: false,
+    };
     let unbind = Payload::Unbind {
         user_id: user_id.clone(),
         address: email("gone@example.org"),

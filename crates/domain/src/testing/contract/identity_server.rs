@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use crate::model::{
-    Address, ClientSecret, EmailAddress, IdAccessToken, IdentityServerName, NextLink, RemoteRefusal,
-    SendAttempt, Sid, UserId,
+    Address, ClientSecret, Country, EmailAddress, IdAccessToken, IdentityServerName, Msisdn, NextLink,
+    RemoteRefusal, SendAttempt, Sid, UserId,
 };
 use crate::ports::{
-    IdentityServer, IdentityServerError, RemoteCredentials, RemoteTokenRequest, RemoteValidation, Unbound,
+    IdentityServer, IdentityServerError, RemoteCredentials, RemoteRecipient, RemoteTokenRequest,
+    RemoteValidation, Unbound,
 };
 
 /// The identity server that the port under test asks, seen from its own side.
@@ -98,7 +99,7 @@ impl IdentityBackend {
     fn request(&self, address: &str, next_link: Option<&str>) -> RemoteTokenRequest {
         RemoteTokenRequest {
             client_secret: secret(SECRET),
-            email: email(address),
+            to: RemoteRecipient::Email(email(address)),
             send_attempt: SendAttempt::new(1).expect("a count"),
             next_link: next_link.map(|link| NextLink::parse(link).expect("a link")),
         }
@@ -107,7 +108,7 @@ impl IdentityBackend {
     async fn open(&self, address: &str, version: &str) -> RemoteCredentials {
         let request = self.request(address, None);
         let token = self.token(version).await;
-        let opened = self.port.request_email_token(self.server.clone(), request, token).await;
+        let opened = self.port.request_token(self.server.clone(), request, token).await;
         RemoteCredentials { sid: opened.expect("a session").sid, client_secret: secret(SECRET) }
     }
 
@@ -155,13 +156,36 @@ pub async fn what_was_proven_is_said(backend: &IdentityBackend) {
     }
 }
 
+/// A number is asked for as a mailbox is, with a country beside it that need not be its own. A server that sends no SMS
+/// does not run this case.
+pub async fn a_number_that_was_proven_is_said(backend: &IdentityBackend) {
+    let number = Msisdn::parse("447700900813").expect("a number");
+    for (version, country) in VERSIONS.into_iter().zip(["GB", "US"]) {
+        let country = Country::parse(country).expect("a country");
+        let to = RemoteRecipient::Msisdn { number: number.clone(), country };
+        let request =
+            RemoteTokenRequest { to, ..backend.request("a@example.org", Some("https://app.example/")) };
+        let token = backend.token(version).await;
+        let opened = backend.port.request_token(backend.server.clone(), request, token).await;
+        let session =
+            RemoteCredentials { sid: opened.expect("a session").sid, client_secret: secret(SECRET) };
+        let unproven = backend.validated(&session, version).await;
+        assert!(proves_nothing(&unproven), "{version}: {unproven:?}");
+        backend.site.prove(&backend.server, &session).await;
+        let said = backend.validated(&session, version).await.expect("an answer").expect("a proof");
+        assert_eq!((said.medium.as_str(), said.address.as_str()), ("msisdn", number.as_str()), "{version}");
+        let bound = backend.bind(&session, version).await.expect("bound");
+        assert_eq!(bound, Address::Msisdn(number.clone()), "{version}");
+    }
+}
+
 /// Whatever else is asked for, the request is understood.
 pub async fn a_request_may_carry_a_link(backend: &IdentityBackend) {
     for version in VERSIONS {
         let link = Some("https://app.example/?a=b&c=%C3%A9#/done");
         let request = backend.request(&format!("link+{version}@example.org"), link);
         let token = backend.token(version).await;
-        let opened = backend.port.request_email_token(backend.server.clone(), request, token).await;
+        let opened = backend.port.request_token(backend.server.clone(), request, token).await;
         assert!(opened.expect("a session").sid.is_well_formed());
     }
 }
@@ -270,7 +294,7 @@ async fn outcomes(backend: &IdentityBackend) -> Vec<(String, Outcome)> {
     for version in VERSIONS {
         let token = || (version == "v2").then(|| IdAccessToken::new("hush.token"));
         let request = backend.request("told@example.org", None);
-        let asked = backend.port.request_email_token(server(), request, token()).await;
+        let asked = backend.port.request_token(server(), request, token()).await;
         outcomes.push((format!("{version} request_email_token"), came_to(asked.map(|_| Outcome::Done))));
         let asked = backend.port.validated(server(), session(), token()).await;
         let asked = asked.map(|said| said.map_or(Outcome::Nothing, |_| Outcome::Done));
@@ -486,6 +510,17 @@ macro_rules! identity_server_contract {
     };
 }
 
+/// Runs the case that needs a server which sends SMS; give it an async expression that makes a fresh
+/// [`IdentityBackend`](crate::testing::contract::identity_server::IdentityBackend).
+#[macro_export]
+macro_rules! identity_server_number_contract {
+    ($backend:expr) => {
+        $crate::identity_server_cases! { $backend,
+            a_number_that_was_proven_is_said
+        }
+    };
+}
+
 /// Runs every case of the identity server's contract that needs a server which can be told to fail.
 #[macro_export]
 macro_rules! identity_server_mood_contract {
@@ -545,6 +580,7 @@ mod tests {
 
     mod signing {
         crate::identity_server_contract!(super::fake(true));
+        crate::identity_server_number_contract!(super::fake(true));
     }
 
     mod without_a_key {

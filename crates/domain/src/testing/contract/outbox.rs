@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::store::{END_OF_YEAR_9999, NOW, message};
 use super::{Backend, BoxFuture, Spawner, race};
 use crate::model::{
-    Claimed, EmailAddress, Generation, LeaseId, MessageId, OutboxMessage, Payload, Settlement, Sid,
+    Claimed, EmailAddress, Generation, LeaseId, MessageId, Msisdn, OutboxMessage, Payload, Settlement, Sid,
     Timestamp, UnitOfWork, UserId,
 };
 use crate::ports::Outbox;
@@ -92,16 +92,27 @@ pub async fn an_empty_outbox_has_nothing_to_claim(backend: &Backend) {
 /// What is claimed is what was owed, under the claimer's lease, at its first attempt.
 pub async fn a_message_is_claimed_whole(backend: &Backend) {
     let to = EmailAddress::parse("o'brien+é@bücher.example").expect("an email address");
-    let owed = OutboxMessage {
-        id: MessageId::new("message"),
-        payload: Payload::ValidationMail { to, sid: Sid::new("s.i=d_-"), generation: Generation(u32::MAX) },
-        created_at: Timestamp::from_ms(0),
-        due_at: NOW,
-        not_after: END_OF_YEAR_9999,
-    };
-    owe(backend, owed.clone()).await;
-    let expected = Claimed { message: owed, attempt: 1, lease: LeaseId::new("lease") };
-    assert_eq!(claim(&*backend.outbox, NOW, "lease", 10).await, [expected]);
+    let number = Msisdn::parse("447700900813").expect("a number");
+    let (sid, generation) = (Sid::new("s.i=d_-"), Generation(u32::MAX));
+    let payloads = [
+        Payload::ValidationMail { to: to.clone(), sid: sid.clone(), generation, with_code: false },
+        Payload::ValidationMail { to, sid: sid.clone(), generation, with_code: true },
+        Payload::ValidationSms { to: number, sid, generation },
+    ];
+    for (at, payload) in payloads.into_iter().enumerate() {
+        let owed = OutboxMessage {
+            id: MessageId::new(format!("message{at}")),
+            payload,
+            created_at: Timestamp::from_ms(0),
+            due_at: NOW,
+            not_after: END_OF_YEAR_9999,
+        };
+        owe(backend, owed.clone()).await;
+        let id = owed.id.clone();
+        let expected = Claimed { message: owed, attempt: 1, lease: LeaseId::new("lease") };
+        assert_eq!(claim(&*backend.outbox, NOW, "lease", 10).await, [expected]);
+        assert!(settle(&*backend.outbox, id.as_str(), "lease", Settlement::Sent).await);
+    }
 }
 
 /// Not a millisecond before `due_at`, and at it.

@@ -56,7 +56,12 @@ pub(super) fn message(id: &str, due_at: Timestamp) -> OutboxMessage {
     let to = EmailAddress::parse("alice@example.org").expect("an email address");
     OutboxMessage {
         id: MessageId::new(id),
-        payload: Payload::ValidationMail { to, sid: Sid::new("sid"), generation: Generation(1) },
+        payload: Payload::ValidationMail {
+            to,
+            sid: Sid::new("sid"),
+            generation: Generation(1),
+            with_code: false,
+        },
         created_at: due_at,
         due_at,
         not_after: END_OF_YEAR_9999,
@@ -168,6 +173,7 @@ pub async fn every_field_of_a_session_survives_in_every_state(backend: &Backend)
                     generation: Generation(generation),
                     expires_at,
                     next_link,
+                    with_code: generation % 2 == 0,
                 };
                 let record = SessionRecord {
                     sid: Sid::new(sid.clone()),

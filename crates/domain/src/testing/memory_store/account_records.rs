@@ -18,6 +18,7 @@ impl AccountRecords for MemoryStore {
             |session: &SessionState| matches!(session, SessionState::Consumed { by, .. } if *by == user);
         let is_about = |payload: &Payload| match payload {
             Payload::ValidationMail { to, .. } => owns(&Address::Email(to.clone())),
+            Payload::ValidationSms { to, .. } => owns(&Address::Msisdn(to.clone())),
             Payload::Unbind { user_id, .. } | Payload::Mirror { user_id } => *user_id == user,
         };
         let mut sessions: Vec<_> = state

@@ -9,6 +9,7 @@ use crate::testing::{
     CommitFailure, CountedSecrets, FixedClock, Fixture, MemoryStore, PlainTemplates, RecordingMailer, Reply,
     RowState,
 };
+use crate::use_cases::Policy;
 
 const ALICE: &str = "alice@example.org";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -438,4 +439,16 @@ async fn without_a_mailer_unbinds_go_out_and_mails_wait() {
         outcomes.push(relay.deliver(claimed).await.unwrap());
     }
     assert_eq!(outcomes, [Delivered::Sent, Delivered::Retrying]);
+}
+
+#[tokio::test]
+async fn a_mail_carries_its_code_where_the_operator_says_so() {
+    let fixture = Fixture::with_policy(Policy { sends_mail: true, mails_code: true, ..Policy::default() });
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    assert_eq!(fixture.deliver().await, [Delivered::Sent]);
+    let text = fixture.mailer.taken().remove(0).text;
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("https://contacts.example/_threepid/confirm?sid="), "{text}");
+    assert_eq!(lines[1..], [fixture.newest_code(&sid).expose()]);
+    assert!(links().submit_url() == "https://contacts.example/_threepid/submit_token");
 }

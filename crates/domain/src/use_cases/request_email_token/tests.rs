@@ -6,10 +6,16 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::{AddressRules, Rule, SessionState};
-use crate::ports::{Conflict, MockIdentityServer, MockStore, Verdict};
+use crate::model::{
+    Medium, OutboxMessage, Payload, RemoteRefusal, RemoteSession, Sid, UnitOfWork, Validation,
+};
+use crate::ports::{
+    CommitError, Conflict, EVERYBODY, Limit, MockIdentityServer, MockStore, OpenedRemotely, OverLimit,
+    RemoteTokenRequest, Unavailable, Verdict,
+};
 use crate::testing::{Asked, CommitFailure, FixedClock, Fixture, ServerReply};
 use crate::use_cases::interleaving::{at_once, contacts};
-use crate::use_cases::{ContactsPorts, Policy, SubmitTokenError};
+use crate::use_cases::{Changes, ContactsPorts, DECISIONS, Policy, SubmitTokenError};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const ALICE: &str = "alice@example.org";
@@ -40,6 +46,7 @@ async fn a_first_request_opens_a_session_and_owes_one_mail() {
             to: Fixture::email(ALICE),
             sid,
             generation: record.tokens[0].generation,
+            with_code: false,
         },
         created_at: FixedClock::START,
         due_at: FixedClock::START,
@@ -134,7 +141,7 @@ async fn after_its_end_a_new_session_takes_the_place_and_the_count_starts_over()
 async fn a_server_without_mail_says_so_and_counts_nothing() {
     let fixture = Fixture::with_policy(Policy::default());
     let answer = fixture.request(ALICE, "secret", 1).await;
-    assert!(matches!(answer, Err(RequestTokenError::MediumNotSupported)));
+    assert!(matches!(answer, Err(RequestTokenError::MediumNotSupported(Medium::Email))));
     assert_eq!(fixture.limiter.taken(), []);
     assert_eq!(fixture.store.sessions(), []);
 }
@@ -361,7 +368,7 @@ async fn rising_attempts_at_once_never_send_one_token_twice() {
     assert_eq!(session.record().state, SessionState::Pending { wrong_tokens: 0 });
     let sent = fixture.store.outbox_rows().into_iter().filter_map(|row| match row.message.payload {
         Payload::ValidationMail { generation, .. } => Some(generation),
-        Payload::Unbind { .. } | Payload::Mirror { .. } => None,
+        Payload::Unbind { .. } | Payload::Mirror { .. } | Payload::ValidationSms { .. } => None,
     });
     let issued: Vec<_> = session.record().tokens.iter().map(|token| token.generation).collect();
     assert_eq!(sent.collect::<Vec<_>>(), issued, "one mail for each token");
@@ -394,7 +401,7 @@ async fn an_identity_server_opens_the_session_and_what_it_was_asked_for_is_remem
     ] {
         let opened = fixture.contacts.request_email_token(request).await.unwrap();
         let server = Fixture::server(server);
-        let asked = Asked { call: "request_email_token", server: server.clone(), with_token };
+        let asked = Asked { call: "request_token", server: server.clone(), with_token };
         assert_eq!(fixture.identity_servers.asked().pop(), Some(asked));
         let remembered = RemoteSession {
             server,
@@ -411,10 +418,10 @@ async fn an_identity_server_opens_the_session_and_what_it_was_asked_for_is_remem
 async fn the_identity_server_gets_the_request_and_the_client_its_answer() {
     let fixture = proxying();
     let mut server = MockIdentityServer::new();
-    server.expect_request_email_token().times(1).returning(|server, request, token| {
+    server.expect_request_token().times(1).returning(|server, request, token| {
         let expected = RemoteTokenRequest {
             client_secret: Fixture::secret("secret"),
-            email: Fixture::email(ALICE),
+            to: RemoteRecipient::Email(Fixture::email(ALICE)),
             send_attempt: Fixture::attempt(7),
             next_link: NextLink::parse("https://app.example/").ok(),
         };
@@ -433,7 +440,7 @@ async fn the_identity_server_gets_the_request_and_the_client_its_answer() {
     };
     let opened = fixture.contacts_with(ports).request_email_token(request).await.unwrap();
     let submit_url = Some("https://id.example/submit".to_owned());
-    assert_eq!(opened, Opened { sid: Sid::new("theirs"), submit_url });
+    assert_eq!(opened, Opened { sid: Sid::new("theirs"), submit_url, has_code: false });
 }
 
 #[tokio::test]
@@ -449,7 +456,7 @@ async fn only_a_server_that_validates_is_asked() {
         ..Policy::default()
     });
     let answer = nobody.contacts.request_email_token(naming(None, None)).await;
-    assert!(matches!(answer, Err(RequestTokenError::MediumNotSupported)), "{answer:?}");
+    assert!(matches!(answer, Err(RequestTokenError::MediumNotSupported(Medium::Email))), "{answer:?}");
     assert_eq!(fixture.identity_servers.asked(), []);
 }
 
@@ -458,7 +465,8 @@ async fn in_direct_validation_a_named_server_is_ignored_trusted_or_not() {
     let fixture = Fixture::trusting();
     for server in ["id.example", "stranger.example"] {
         let opened = fixture.contacts.request_email_token(naming(Some(server), Some("token"))).await.unwrap();
-        assert_eq!(opened, Opened { sid: fixture.store.sessions()[0].sid().clone(), submit_url: None });
+        let sid = fixture.store.sessions()[0].sid().clone();
+        assert_eq!(opened, Opened { sid, submit_url: None, has_code: false });
     }
     assert_eq!((fixture.identity_servers.asked(), fixture.store.outbox_rows().len()), (vec![], 1));
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::model::SessionState;
 use crate::ports::{Conflict, MockStore, Verdict};
 use crate::testing::{CommitFailure, FixedClock, Fixture};
+use crate::use_cases::Policy;
 use crate::use_cases::interleaving::{at_once, contacts};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -254,4 +255,143 @@ async fn tokens_are_counted_per_client_and_per_session_of_ours() {
         assert!(matches!(limited, Err(SubmitTokenError::Limited(over)) if over == expected), "{limit:?}");
     }
     assert_eq!(state(&fixture), wrong_tokens, "what is beyond the limit is not judged");
+}
+
+const NUMBER: &str = "447700900813";
+
+/// A server whose mails carry codes, and a session that was sent one.
+async fn requested_code() -> (Fixture, Sid, Token) {
+    let policy = Policy { sends_mail: true, mails_code: true, ..Policy::default() };
+    let fixture = Fixture::with_policy(policy);
+    let sid = fixture.request(ALICE, "secret", 1).await.unwrap();
+    let code = Token::new(fixture.newest_code(&sid).expose());
+    (fixture, sid, code)
+}
+
+/// A code that is not `right`.
+fn other_than(right: &Token) -> Token {
+    Token::new(if right.expose() == "000000" { "000001" } else { "000000" })
+}
+
+#[tokio::test]
+async fn a_code_proves_the_address_through_either_door_again_and_again() {
+    let (fixture, sid, code) = requested_code().await;
+    for _ in 0..2 {
+        fixture.submit(&sid, code.clone()).await.unwrap();
+        by_client(&fixture, &sid, "secret", code.clone()).await.unwrap();
+    }
+    assert_eq!(state(&fixture), SessionState::Validated { at: FixedClock::START });
+    assert!(fixture.submit(&sid, fixture.newest_token(&sid)).await.is_ok(), "the link as well");
+}
+
+#[tokio::test]
+async fn a_code_is_read_with_spaces_and_in_any_script() {
+    let (fixture, sid, code) = requested_code().await;
+    let digits = code.expose();
+    let arabic: String =
+        digits.chars().filter_map(|c| char::from_u32('\u{660}' as u32 + c.to_digit(10)?)).collect();
+    for written in [format!(" {digits}\n"), format!("{} {}", &digits[..3], &digits[3..]), arabic] {
+        by_client(&fixture, &sid, "secret", Token::new(written)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn only_the_newest_code_is_good_while_older_links_stay_good() {
+    let (fixture, sid, first) = requested_code().await;
+    let first_token = fixture.newest_token(&sid);
+    fixture.request(ALICE, "secret", 2).await.unwrap();
+    let second = Token::new(fixture.newest_code(&sid).expose());
+    assert_ne!(first, second);
+    assert!(matches!(fixture.submit(&sid, first).await, Err(SubmitTokenError::Incorrect)));
+    assert_eq!(state(&fixture), SessionState::Pending { wrong_tokens: 1 });
+    assert!(fixture.submit(&sid, first_token).await.is_ok());
+    assert!(fixture.submit(&sid, second).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_needs_its_secret_for_a_code_as_for_a_token() {
+    let (fixture, sid, code) = requested_code().await;
+    let answer = by_client(&fixture, &sid, "other", code.clone()).await;
+    assert!(matches!(answer, Err(SubmitTokenError::Incorrect)));
+    assert_eq!(state(&fixture), SessionState::Pending { wrong_tokens: 0 });
+    assert!(fixture.limiter.taken().iter().all(|(limit, _)| *limit != Limit::CodesPerAddress));
+    assert!(by_client(&fixture, &sid, "secret", code).await.is_ok());
+}
+
+#[tokio::test]
+async fn wrong_codes_of_any_length_burn_the_session_as_wrong_tokens_do() {
+    let (fixture, sid, code) = requested_code().await;
+    for given in ["1", "", "1234567890123", "12345a", other_than(&code).expose()] {
+        let answer = by_client(&fixture, &sid, "secret", Token::new(given)).await;
+        assert!(matches!(answer, Err(SubmitTokenError::Incorrect)), "{given:?}");
+    }
+    assert_eq!(state(&fixture), SessionState::Burnt);
+    let answer = by_client(&fixture, &sid, "secret", code).await;
+    assert!(matches!(answer, Err(SubmitTokenError::Incorrect)));
+}
+
+#[tokio::test]
+async fn a_session_whose_messages_carry_no_code_takes_none() {
+    let (fixture, sid, token) = requested().await;
+    let code = Token::new(fixture.newest_code(&sid).expose());
+    assert!(matches!(fixture.submit(&sid, code).await, Err(SubmitTokenError::Incorrect)));
+    assert_eq!(state(&fixture), SessionState::Pending { wrong_tokens: 1 });
+    assert!(fixture.limiter.taken().iter().all(|(limit, _)| *limit != Limit::CodesPerAddress));
+    assert!(fixture.submit(&sid, token).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_old_code_has_expired() {
+    let (fixture, sid, code) = requested_code().await;
+    fixture.clock.advance(HOUR);
+    assert!(matches!(fixture.submit(&sid, code.clone()).await, Err(SubmitTokenError::Expired)));
+    let answer = by_client(&fixture, &sid, "other", code).await;
+    assert!(matches!(answer, Err(SubmitTokenError::Incorrect)));
+}
+
+#[tokio::test]
+async fn guesses_are_counted_for_the_address_over_all_sessions_and_right_codes_are_not() {
+    let fixture = Fixture::new();
+    let mine = fixture.request_sms(NUMBER, "secret", 1).await.unwrap();
+    let other = fixture.request_sms(NUMBER, "other", 1).await.unwrap();
+    let code = Token::new(fixture.newest_code(&mine).expose());
+    let counted = |of: Vec<(Limit, String)>| {
+        of.into_iter().filter(|(limit, _)| *limit == Limit::CodesPerAddress).map(|(_, subject)| subject)
+    };
+    for sid in [&mine, &other] {
+        let wrong = other_than(&Token::new(fixture.newest_code(sid).expose()));
+        assert!(fixture.submit(sid, wrong).await.is_err());
+    }
+    assert!(fixture.submit(&mine, Token::new("12345")).await.is_err(), "no code, so no guess at one");
+    let subjects: Vec<_> = counted(fixture.limiter.taken()).collect();
+    assert_eq!((subjects.len(), &subjects[0]), (2, &subjects[1]));
+    assert!(!subjects[0].contains("7700900"), "the limiter keeps no number");
+    assert_eq!(counted(fixture.limiter.given_back()).count(), 0);
+    fixture.submit(&mine, code.clone()).await.unwrap();
+    assert_eq!(counted(fixture.limiter.taken()).count(), 3);
+    assert_eq!(counted(fixture.limiter.given_back()).collect::<Vec<_>>(), [subjects[0].clone()]);
+
+    let retry_after = Duration::from_secs(8640);
+    fixture.limiter.next_is(Verdict::Allowed);
+    fixture.limiter.next_is(Verdict::RetryAfter(retry_after));
+    let limited = fixture.submit(&mine, code).await;
+    let expected = OverLimit { limit: Limit::CodesPerAddress, retry_after };
+    assert!(matches!(limited, Err(SubmitTokenError::Limited(over)) if over == expected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn guesses_at_a_code_that_come_at_once_are_each_counted_once() {
+    let (fixture, sid, code) = requested_code().await;
+    let contacts = contacts(&fixture);
+    let answers = at_once((0..12).map(|_| {
+        let token = other_than(&code);
+        let submit = SubmitToken { sid: sid.clone(), token, door: Door::Link, client_ip: None };
+        let contacts = contacts.clone();
+        async move { contacts.submit_token(submit).await }
+    }))
+    .await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(SubmitTokenError::Incorrect))), "{answers:?}");
+    assert_eq!(state(&fixture), SessionState::Burnt);
+    let guesses = fixture.limiter.taken().into_iter().filter(|(limit, _)| *limit == Limit::CodesPerAddress);
+    assert_eq!(guesses.count(), 12);
 }

@@ -1,0 +1,258 @@
+//! A client wants to prove an address: what `requestToken` does for both media. The commands themselves are
+//! [`request_email_token`](super::request_email_token) and [`request_msisdn_token`](super::request_msisdn_token).
+
+use std::net::IpAddr;
+
+use super::{Changes, Contacts, DECISIONS, client_subject, too_many_conflicts};
+use crate::model::{
+    Address, ClientSecret, IdAccessToken, IdentityServerName, IssuedToken, Medium, NextLink, OutboxMessage,
+    Payload, RemoteRefusal, RemoteSession, SendAttempt, Sid, Timestamp, UnitOfWork, Validation,
+    ValidationSession,
+};
+use crate::ports::{
+    CommitError, EVERYBODY, IdentityServerError, Limit, OpenedRemotely, OverLimit, RemoteRecipient,
+    RemoteTokenRequest, Unavailable,
+};
+
+/// What a client asks, whatever the medium.
+#[derive(Clone)]
+pub(super) struct Request {
+    pub(super) client_secret: ClientSecret,
+    /// The address to be proven.
+    pub(super) to: RemoteRecipient,
+    pub(super) send_attempt: SendAttempt,
+    pub(super) next_link: Option<NextLink>,
+    pub(super) client_ip: Option<IpAddr>,
+    pub(super) id_server: Option<IdentityServerName>,
+    pub(super) id_access_token: Option<IdAccessToken>,
+}
+
+/// The session that was opened or continued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its identifier.
+    pub sid: Sid,
+    /// Where a client submits the token itself, where an identity server said so.
+    pub submit_url: Option<String>,
+    /// Whether the message carries a code, which the client submits to this server.
+    pub has_code: bool,
+}
+
+/// Why no session was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestTokenError {
+    /// Accounts may not change their contacts.
+    #[error("changes are switched off")]
+    ChangesForbidden,
+    /// Nobody is there to send a message of this medium.
+    #[error("nobody is there to send to a threepid of the medium {0}")]
+    MediumNotSupported(Medium),
+    /// The operator's rules refuse the address.
+    #[error("the address is not permitted")]
+    Denied,
+    /// An account has the address already.
+    #[error("the address is in use")]
+    InUse,
+    /// Too many requests.
+    #[error(transparent)]
+    Limited(#[from] OverLimit),
+    /// The identity server is not trusted to validate.
+    #[error("the identity server is not trusted")]
+    ServerNotTrusted,
+    /// The identity server refused.
+    #[error("the identity server refused with status {}", .0.status)]
+    Refused(RemoteRefusal),
+    /// It cannot be done now; nothing was changed that a retry would not mend.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl Contacts {
+    /// Opens or continues a validation session, and has the message sent that proves its address.
+    ///
+    /// The answer is durable: a session of ours is returned only once it and its message are stored. With
+    /// [`Validation::IdentityServer`] all our own rules are met first, then the identity server is asked.
+    ///
+    /// # Errors
+    /// [`RequestTokenError`].
+    pub(super) async fn request_token(&self, request: Request) -> Result<Opened, RequestTokenError> {
+        if self.policy.changes == Changes::Forbidden {
+            return Err(RequestTokenError::ChangesForbidden);
+        }
+        let validator = self.validator(&request)?;
+        let address = request.to.address();
+        if !self.policy.rules.permit(&address) {
+            return Err(RequestTokenError::Denied);
+        }
+        if let Some(ip) = request.client_ip {
+            self.take::<RequestTokenError>(Limit::RequestTokenPerClient, client_subject(ip)).await?;
+        }
+        let subject = self.secrets.address_key(&address).to_hex();
+        self.take::<RequestTokenError>(Limit::RequestTokenPerAddress, subject).await?;
+        if self.store.owner(&address).await?.is_some() {
+            return Err(RequestTokenError::InUse);
+        }
+        match validator {
+            Some(server) => self.request_remotely(server, request, address).await,
+            None => self.request_here(request, address).await,
+        }
+    }
+
+    /// Who sends the message: an identity server, or (`None`) this server.
+    fn validator(&self, request: &Request) -> Result<Option<IdentityServerName>, RequestTokenError> {
+        let trusted = &self.policy.trusted;
+        let medium = request.to.address().medium();
+        let sends = match medium {
+            Medium::Email => self.policy.sends_mail,
+            Medium::Msisdn => self.policy.sends_sms,
+        };
+        match (self.policy.validation, &request.id_server) {
+            (Validation::Direct, _) if sends => Ok(None),
+            (Validation::Direct, _) => Err(RequestTokenError::MediumNotSupported(medium)),
+            (Validation::IdentityServer, Some(server)) if trusted.validates(server) => {
+                Ok(Some(server.clone()))
+            }
+            (Validation::IdentityServer, Some(_)) => Err(RequestTokenError::ServerNotTrusted),
+            (Validation::IdentityServer, None) => {
+                let first = trusted.first_that_validates();
+                let first = first.ok_or(RequestTokenError::MediumNotSupported(medium))?;
+                Ok(Some(first.clone()))
+            }
+        }
+    }
+
+    async fn request_remotely(
+        &self,
+        server: IdentityServerName,
+        request: Request,
+        address: Address,
+    ) -> Result<Opened, RequestTokenError> {
+        let asked = RemoteTokenRequest {
+            client_secret: request.client_secret,
+            to: request.to,
+            send_attempt: request.send_attempt,
+            next_link: request.next_link,
+        };
+        let opened =
+            self.identity_servers.request_token(server.clone(), asked, request.id_access_token).await;
+        let OpenedRemotely { sid, submit_url } = opened.map_err(|error| match error {
+            IdentityServerError::Refused(refusal) => RequestTokenError::Refused(refusal.of_identity_server()),
+            IdentityServerError::Unavailable(error) => error.into(),
+        })?;
+        let session = RemoteSession { server, sid: sid.clone(), address, opened_at: self.clock.now() };
+        self.commit_unrivalled(UnitOfWork::new().put_remote_session(session)).await?;
+        Ok(Opened { sid, submit_url, has_code: false })
+    }
+
+    async fn request_here(&self, request: Request, address: Address) -> Result<Opened, RequestTokenError> {
+        let key = self.secrets.session_key(&address, &request.client_secret);
+        let mut is_counted = false;
+        for _ in 0..DECISIONS {
+            let (opened, unit) = match self.store.current_session(key).await? {
+                Some(session) => self.continue_session(session, &request, &address),
+                None => self.open_session(UnitOfWork::new(), &request, &address),
+            };
+            let Some(unit) = unit else { return Ok(opened) };
+            if !std::mem::replace(&mut is_counted, true) {
+                self.take_of_all(match address.medium() {
+                    Medium::Email => Limit::MailsInAll,
+                    Medium::Msisdn => Limit::SmsInAll,
+                })
+                .await?;
+            }
+            match self.store.commit(unit).await {
+                Ok(()) => return Ok(opened),
+                Err(CommitError::Conflict(_another_request_came_first)) => {}
+                Err(CommitError::Unavailable(error)) => return Err(error.into()),
+            }
+        }
+        Err(too_many_conflicts().into())
+    }
+
+    /// Counts one message of those that everybody has together. What is beyond is refused and not kept for later: its
+    /// token would end before its turn came, and a flood that waits holds up all that comes after it.
+    async fn take_of_all(&self, limit: Limit) -> Result<(), RequestTokenError> {
+        let taken = self.take(limit, EVERYBODY.to_owned()).await;
+        if let Err(RequestTokenError::Limited(over)) = &taken {
+            self.held_back.say(over.limit, self.clock.now());
+        }
+        taken
+    }
+
+    fn continue_session(
+        &self,
+        mut session: ValidationSession,
+        request: &Request,
+        address: &Address,
+    ) -> (Opened, Option<UnitOfWork>) {
+        let now = self.clock.now();
+        let next_link = request.next_link.clone();
+        match session.request_again(request.send_attempt, next_link, now, &self.policy.lifetimes) {
+            Ok(None) => (opened(&session), None),
+            Ok(Some(_token)) => self.send(UnitOfWork::new(), session, request, now),
+            Err(_ended) => {
+                session.supersede();
+                self.open_session(UnitOfWork::new().put_session(session), request, address)
+            }
+        }
+    }
+
+    fn open_session(
+        &self,
+        unit: UnitOfWork,
+        request: &Request,
+        address: &Address,
+    ) -> (Opened, Option<UnitOfWork>) {
+        let now = self.clock.now();
+        let session = ValidationSession::open(
+            self.secrets.new_sid(),
+            self.secrets.session_key(address, &request.client_secret),
+            address.clone(),
+            request.send_attempt,
+            request.next_link.clone(),
+            now,
+            &self.policy.lifetimes,
+        );
+        self.send(unit, session, request, now)
+    }
+
+    /// Stores the session together with the message that its newest token owes.
+    fn send(
+        &self,
+        unit: UnitOfWork,
+        mut session: ValidationSession,
+        request: &Request,
+        now: Timestamp,
+    ) -> (Opened, Option<UnitOfWork>) {
+        if self.policy.mails_code || matches!(request.to, RemoteRecipient::Msisdn { .. }) {
+            session.send_code();
+        }
+        let opened = opened(&session);
+        let message = session.newest_token().map(|token| self.message(&opened.sid, token, &request.to, now));
+        let unit = message.into_iter().fold(unit.put_session(session), UnitOfWork::enqueue);
+        (opened, Some(unit))
+    }
+
+    fn message(&self, sid: &Sid, token: &IssuedToken, to: &RemoteRecipient, now: Timestamp) -> OutboxMessage {
+        let (sid, generation) = (sid.clone(), token.generation);
+        OutboxMessage {
+            id: self.secrets.new_message_id(),
+            payload: match to {
+                RemoteRecipient::Email(to) => {
+                    Payload::ValidationMail { to: to.clone(), sid, generation, with_code: token.with_code }
+                }
+                RemoteRecipient::Msisdn { number, .. } => {
+                    Payload::ValidationSms { to: number.clone(), sid, generation }
+                }
+            },
+            created_at: now,
+            due_at: now,
+            not_after: token.expires_at,
+        }
+    }
+}
+
+/// What the client is told of a session of ours.
+fn opened(session: &ValidationSession) -> Opened {
+    Opened { sid: session.sid().clone(), submit_url: None, has_code: session.has_code() }
+}
