@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use crate::peers::{PeerError, Program, SmtpServer, free_port, server_program, temp_folder, wait_until};
-use crate::schemas;
+use crate::{kept, schemas};
 
 /// The list of an account's contacts, and where they are added.
 pub const THREEPIDS: &str = "/_matrix/client/v3/account/3pid";
@@ -218,6 +218,28 @@ impl Server {
         self.program.insert(program).ready_at(&ready).await
     }
 
+    /// [`Server::launch`] where the program may open `soft` files, and may raise that to `hard`.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub async fn launch_with_open_files(&mut self, soft: u32, hard: u32) -> Result<(), PeerError> {
+        let arguments = ["--config", &self.config.to_string_lossy(), "serve"];
+        let program = Program::start_with_open_files(soft, hard, &arguments)?;
+        let ready = self.url("/health/ready");
+        self.program.insert(program).ready_at(&ready).await
+    }
+
+    /// The memory that the program holds now, in KiB; `None` if it does not run.
+    pub fn memory(&self) -> Option<u64> {
+        self.program.as_ref()?.memory()
+    }
+
+    /// The most memory that the program has held, in KiB; `None` if it does not run.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.program.as_ref()?.peak_memory()
+    }
+
     /// Runs a command of the program on the same settings, and gives its exit status and all that it said.
     ///
     /// # Errors
@@ -355,6 +377,7 @@ impl Server {
 
     /// From now on this must not stand in the log. The requests below say so themselves of what they send.
     pub fn keep_secret(&self, secret: &str) {
+        kept::secret("secret", secret);
         if secret.len() >= SHORTEST_SECRET {
             self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
         }
@@ -486,6 +509,7 @@ impl Server {
     /// than the specification gives it.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer, PeerError> {
         let request = request.build()?;
+        kept::request(&request);
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
         let has_no_body = matches!(method, Method::HEAD | Method::OPTIONS);
         let is_api = path.starts_with("/_matrix/") || path == SUBMIT_TOKEN;
@@ -498,6 +522,7 @@ impl Server {
             return Err(PeerError::new(format!("{path} must not be answered like this: {answer:?}")));
         }
         if is_api && !has_no_body {
+            kept::fields(&answer.json());
             schemas::check(&method, &path, status, &answer.json())?;
         }
         Ok(answer)

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::builder::App;
+use crate::client_stream::ClientStream;
 use crate::http::{self, HttpSettings};
 use crate::metrics::Metrics;
 
@@ -129,6 +130,7 @@ struct Doors {
     router: Router,
     http: http1::Builder,
     free: Arc<Semaphore>,
+    answer_timeout: Duration,
     metrics: Option<Metrics>,
 }
 
@@ -142,7 +144,8 @@ impl Doors {
         if let Some(metrics) = &metrics {
             metrics.requests().connections_at_most(most);
         }
-        Self { router, http, free: Arc::new(Semaphore::new(most)), metrics }
+        let free = Arc::new(Semaphore::new(most));
+        Self { router, http, free, answer_timeout: settings.answer_timeout, metrics }
     }
 
     /// Accepts connections for ever.
@@ -172,6 +175,7 @@ impl Doors {
             request.extensions_mut().insert(ConnectInfo(peer));
             router.clone().call(request)
         });
+        let stream = ClientStream::new(stream, self.answer_timeout);
         let connection = watcher.watch(self.http.serve_connection(TokioIo::new(stream), service));
         let counted = self.metrics.as_ref().map(|metrics| metrics.requests().connected());
         tokio::spawn(async move {
