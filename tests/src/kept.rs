@@ -143,7 +143,7 @@ pub struct Search {
     pub spellings: usize,
     /// The values that were not searched for, by the reason.
     pub exempt: BTreeMap<&'static str, BTreeSet<String>>,
-    /// The first find of each secret in each log.
+    /// The first find of each secret.
     pub finds: Vec<Find>,
 }
 
@@ -199,8 +199,8 @@ pub fn search(folder: &Path) -> Result<Search, PeerError> {
     let needles = Needles::new(secrets.keys().map(String::as_str));
     (found.logs, found.secrets, found.spellings) = (logs.len(), secrets.len(), needles.spellings.len());
     logs.sort();
+    let mut told = BTreeSet::new();
     for log in logs {
-        let mut told = BTreeSet::new();
         let mut reader = BufReader::new(File::open(&log)?);
         let mut bytes = Vec::new();
         while reader.read_until(b'\n', &mut bytes)? > 0 {
@@ -229,6 +229,9 @@ fn why_exempt(value: &str) -> Option<&'static str> {
     }
     if value.chars().collect::<BTreeSet<_>>().len() < FEWEST_DIFFERENT {
         return Some("it is filling, of hardly any different characters");
+    }
+    if value.starts_with(['@', ' ']) && value.trim_start().starts_with('@') {
+        return Some("it is what a masked address ends with, and no whole address");
     }
     EXEMPT.iter().find(|(exempt, _)| value.eq_ignore_ascii_case(exempt)).map(|(_, reason)| *reason)
 }
@@ -299,8 +302,7 @@ impl<'a> Needles<'a> {
         let bytes = line.as_bytes();
         let mut found = Vec::new();
         for (at, window) in bytes.windows(SHORTEST).enumerate() {
-            let Some(start) = window.first_chunk::<SHORTEST>().filter(|start| self.begins[two(*start)])
-            else {
+            let Some(start) = window.first_chunk::<SHORTEST>().filter(|start| self.begins[two(start)]) else {
                 continue;
             };
             for index in self.by_start.get(start).into_iter().flatten() {

