@@ -387,6 +387,8 @@ mod tests {
         let trivial = searched(&[log, "the secret x"], &[("token", "secret"), ("token", &"x".repeat(4000))])?;
         assert!(trivial.verdict().is_err(), "no secret that can be told from other words");
         assert_eq!(trivial.exempt.values().map(BTreeSet::len).collect::<Vec<_>>(), [1, 1]);
+        let masked = searched(&[log], &[("email", "@example.org"), ("token", "another-token")])?;
+        assert_eq!((masked.verdict(), masked.secrets), (Ok(()), 1));
         Ok(())
     }
 

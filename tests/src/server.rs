@@ -100,6 +100,14 @@ impl ServerBuilder {
             settings.insert(format!("limits.{limit}.burst"), "100000".to_owned());
         }
         settings.extend(self.settings);
+        // Passwords, tokens and keys that the settings give; a `*_file` is only where one is.
+        for (name, value) in &settings {
+            if let (Some("password" | "token" | "value"), Ok(Value::String(secret))) =
+                (name.rsplit('.').next(), serde_json::from_str(value))
+            {
+                kept::secret(name, &secret);
+            }
+        }
         let lines: String = settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
         let config = folder.path().join("threepid.toml");
         std::fs::write(&config, lines)?;
