@@ -241,6 +241,7 @@ impl Builder {
         self.reauthentication = self.reauthentication.map(|port| metrics.reauthentication(port));
         self.capabilities = self.capabilities.map(|port| metrics.capabilities(port));
         self.mirror = self.mirror.map(|port| metrics.mirror(port));
+        self.housekeeping = self.housekeeping.map(|(port, settings)| (metrics.housekeeping(port), settings));
         self
     }
 

@@ -19,6 +19,7 @@
 //! [Account Administrative Contact API]: https://spec.matrix.org/v1.18/client-server-api/#adding-account-administrative-contact-information
 
 mod builder;
+mod client_stream;
 mod housekeeping;
 mod http;
 mod metrics;

@@ -10,6 +10,7 @@ mod demo;
 mod import;
 mod logs;
 mod migrate;
+mod open_files;
 mod outbox;
 mod output;
 mod serve;

@@ -333,6 +333,7 @@ impl Judge {
             header_timeout: self.positive("http.header_timeout", http.header_timeout),
             body_timeout: self.positive("http.body_timeout", http.body_timeout),
             request_timeout: self.positive("http.request_timeout", http.request_timeout),
+            answer_timeout: self.positive("http.answer_timeout", http.answer_timeout),
             shutdown_grace: http.shutdown_grace.0,
             ..HttpSettings::default()
         }

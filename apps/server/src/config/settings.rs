@@ -329,7 +329,8 @@ settings! {
         max_body_bytes: usize = 64 * 1024,
         /// The longest head of a request, in bytes; more is 431. At least 8192.
         max_header_bytes: usize = 16 * 1024,
-        /// How many connections are held at a time; others wait. At least 1.
+        /// How many connections are held at a time; others wait. At least 1. The process needs as many open files and
+        /// 256 more; where it may not open them, fewer connections are held, and the log says so.
         max_connections: usize = 4096,
         /// How long a request's head may take to arrive, and how long a connection may idle. More than zero.
         header_timeout: Span = Span::seconds(15),
@@ -337,6 +338,8 @@ settings! {
         body_timeout: Span = Span::seconds(10),
         /// How long a request may take in all; longer is 503, while what has begun still ends. More than zero.
         request_timeout: Span = Span::seconds(30),
+        /// How long a client may take to accept an answer; then its connection is closed. More than zero.
+        answer_timeout: Span = Span::seconds(30),
         /// How long requests and mails in flight have to end when the server is told to stop.
         shutdown_grace: Span = Span::seconds(30),
     }
