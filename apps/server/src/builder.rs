@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use axum::Router;
 use threepid_domain::ports::{
-    AccessTokens, Clock, HomeserverCapabilities, Housekeeping, IdentityServer, Mailer, Mirror,
-    NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets, Store, Templates,
+    AccessTokens, AccountRecords, AccountStates, Clock, Erasures, HomeserverCapabilities, Housekeeping,
+    IdentityServer, Mailer, Mirror, NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets, Store,
+    Templates,
 };
 use threepid_domain::use_cases::{
-    ConfirmLinks, Contacts, ContactsPorts, Housekeeper, Policy, Relay, RelayPorts, RetryPolicy, WhoAsks,
+    ConfirmLinks, Contacts, ContactsPorts, Eraser, EraserPorts, Housekeeper, Policy, Relay, RelayPorts,
+    RetryPolicy, Sweeper, WhoAsks,
 };
 use url::Url;
 
 use crate::housekeeping::{Caretaker, HousekeepingSettings};
 use crate::http::{self, Api, HttpSettings};
 use crate::metrics::Metrics;
+use crate::sweep::{Sweep, SweepSettings};
 use crate::worker::{Worker, WorkerSettings};
 
 /// Gathers the ports and settings of an [`App`].
@@ -35,11 +38,20 @@ pub struct Builder {
     mirror: Option<Arc<dyn Mirror>>,
     capabilities: Option<Arc<dyn HomeserverCapabilities>>,
     housekeeping: Option<(Arc<dyn Housekeeping>, HousekeepingSettings)>,
+    sweep: Option<SweepPorts>,
     policy: Policy,
     retry: RetryPolicy,
     http: HttpSettings,
     worker: WorkerSettings,
     metrics: Option<Metrics>,
+}
+
+/// What the sweep stands on, but for the clock and the secrets.
+struct SweepPorts {
+    records: Arc<dyn AccountRecords>,
+    erasures: Arc<dyn Erasures>,
+    states: Arc<dyn AccountStates>,
+    settings: SweepSettings,
 }
 
 /// Why no [`App`] was built.
@@ -72,6 +84,7 @@ impl Builder {
             mirror: None,
             capabilities: None,
             housekeeping: None,
+            sweep: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             http: HttpSettings::default(),
@@ -174,6 +187,20 @@ impl Builder {
         settings: HousekeepingSettings,
     ) -> Self {
         self.housekeeping = Some((housekeeping, settings));
+        self
+    }
+
+    /// What knows which accounts the homeserver has deactivated; these are erased, from the storage that `records` and
+    /// `erasures` look at. Without it, accounts stay until somebody erases them.
+    #[must_use]
+    pub fn sweep(
+        mut self,
+        records: Arc<dyn AccountRecords>,
+        erasures: Arc<dyn Erasures>,
+        states: Arc<dyn AccountStates>,
+        settings: SweepSettings,
+    ) -> Self {
+        self.sweep = Some(SweepPorts { records, erasures, states, settings });
         self
     }
 
@@ -297,6 +324,15 @@ impl Builder {
                 Housekeeper::new(housekeeping, Arc::clone(&clock), lifetimes, settings.retention);
             Caretaker::new(housekeeper, settings)
         });
+        let sweep = self.sweep.map(|SweepPorts { records, erasures, states, settings }| {
+            let ports = EraserPorts {
+                records: Arc::clone(&records),
+                erasures,
+                clock: Arc::clone(&clock),
+                secrets: Arc::clone(&secrets),
+            };
+            Sweep::new(Sweeper::new(records, states, Eraser::new(ports, self.policy.unbind_within)), settings)
+        });
         let policy =
             Policy { sends_mail: self.mailer.is_some(), mirrors: self.mirror.is_some(), ..self.policy };
         let request_ids = secrets.new_message_id().as_str().to_owned();
@@ -312,7 +348,7 @@ impl Builder {
         let contacts = Contacts::new(ports, policy);
         let api =
             Api::new(contacts, store, who_asks, templates, links, self.http, self.metrics, &request_ids);
-        Ok(App { api, worker, caretaker })
+        Ok(App { api, worker, caretaker, sweep })
     }
 }
 
@@ -332,6 +368,7 @@ pub struct App {
     pub(crate) api: Api,
     worker: Option<Worker>,
     caretaker: Option<Caretaker>,
+    sweep: Option<Sweep>,
 }
 
 impl App {
@@ -360,6 +397,12 @@ impl App {
     /// [`App::serve`] runs it by itself.
     pub fn caretaker(&self) -> Option<Caretaker> {
         self.caretaker.clone()
+    }
+
+    /// What erases accounts that the homeserver has deactivated, to be run beside the router; `None` where nothing knows
+    /// of any. [`App::serve`] runs it by itself.
+    pub fn sweep(&self) -> Option<Sweep> {
+        self.sweep.clone()
     }
 }
 

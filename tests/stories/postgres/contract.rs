@@ -23,7 +23,8 @@ async fn fresh() -> Backend {
     Backend::new(store.clone(), store.clone())
         .kept_by(store.clone())
         .shown_by(store.clone())
-        .asked_by(store)
+        .asked_by(store.clone())
+        .erased_by(store)
         .reopened_by(reopen)
 }
 
@@ -68,4 +69,8 @@ mod rate_limiter {
 
 mod account_records {
     threepid_domain::account_records_contract!(super::fresh());
+}
+
+mod erasures {
+    threepid_domain::erasures_contract!(super::fresh());
 }

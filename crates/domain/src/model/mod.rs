@@ -4,6 +4,7 @@ mod address;
 mod audit;
 mod caller;
 mod challenge;
+mod erasure;
 mod identity_server;
 mod ids;
 mod message;
@@ -20,6 +21,7 @@ pub use address::{Address, EmailAddress, InvalidAddress, Medium, Msisdn};
 pub use audit::{AuditAction, AuditDoor, AuditEntry, AuditQuery};
 pub use caller::Caller;
 pub use challenge::Challenge;
+pub use erasure::{Erased, Erasure, UponErasure};
 pub use identity_server::{
     Binding, BindingState, IdentityServerName, InvalidServerName, RemoteSession, SpentProof, TrustedServer,
     TrustedServers, Validation,

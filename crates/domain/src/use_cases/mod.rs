@@ -9,6 +9,7 @@ mod audit;
 mod bind;
 mod delete;
 mod deliver;
+mod erase;
 mod held_back;
 mod import;
 mod list;
@@ -16,6 +17,7 @@ mod mirror;
 mod outbox;
 mod request_email_token;
 mod submit_token;
+mod sweep;
 mod tidy;
 mod unbind;
 mod who_asks;
@@ -29,12 +31,14 @@ pub use add_reauthenticated::{AddReauthenticated, AddReauthenticatedError, Auth}
 pub use bind::{Bind, BindError};
 pub use delete::{Delete, DeleteError};
 pub use deliver::{ConfirmLinks, Delivered, Relay, RelayPorts, RetryPolicy};
+pub use erase::{EraseError, Eraser, EraserPorts};
 pub use import::{
     ImportMode, ImportReport, ImportWatcher, Importer, ImporterPorts, SkipReason, SkippedRow, Tally,
 };
 pub use outbox::{DropError, OutboxDesk, RetryError, Undone};
 pub use request_email_token::{Opened, RequestEmailToken, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
+pub use sweep::{SweepError, Sweeper};
 pub use tidy::{BATCH, Housekeeper, Retention};
 pub use unbind::{Unbind, UnbindError, UnbindResult};
 pub use who_asks::{WhoAsks, WhoAsksError};
