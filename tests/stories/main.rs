@@ -10,6 +10,8 @@ mod command_line;
 mod confirm_page;
 mod deploy;
 mod endpoints;
+mod erase;
+mod fake;
 mod homeserver;
 mod identity_contract;
 mod identity_server;
@@ -24,6 +26,7 @@ mod peers;
 mod postgres;
 mod reauthentication;
 mod refused_database;
+mod sweep;
 mod unwell_mail_server;
 mod upgrade;
 
