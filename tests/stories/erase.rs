@@ -1,5 +1,6 @@
 //! An account is erased: what is left of it is what identity servers are owed to forget, and then nothing.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -223,9 +224,8 @@ async fn an_account_is_erased(postgres: Option<&Postgres>) -> Story {
     world.is_well.store(false, Ordering::SeqCst);
     world.delete(&alice, "other.alice@example.org").await?;
     let tables = |lines: &[String]| {
-        let mut tables: Vec<_> = lines.iter().filter_map(|line| line.split('|').next()).collect();
-        tables.dedup();
-        tables.join(" ")
+        let tables: BTreeSet<_> = lines.iter().filter_map(|line| line.split('|').next()).collect();
+        tables.into_iter().collect::<Vec<_>>().join(" ")
     };
     let of_bob = world.naming("bob").await?;
     let every_table = "account account_token audit binding challenge outbox rate_limit remote_session spent_proof threepid validation_session";
