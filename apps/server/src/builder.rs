@@ -257,6 +257,8 @@ impl Builder {
         self.reauthentication = self.reauthentication.map(|port| metrics.reauthentication(port));
         self.capabilities = self.capabilities.map(|port| metrics.capabilities(port));
         self.mirror = self.mirror.map(|port| metrics.mirror(port));
+        self.sweep =
+            self.sweep.map(|ports| SweepPorts { states: metrics.account_states(ports.states), ..ports });
         self
     }
 

@@ -11,10 +11,11 @@ use threepid_domain::model::{
     Threepid, Timestamp, TrustedServers, UserId,
 };
 use threepid_domain::ports::{
-    AccessTokens, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn, Credentials, DeliveryError,
-    Freshness, HomeserverCapabilities, IdentityServer, IdentityServerError, Limit, Mail, Mailer, Mirror,
-    OpenedRemotely, Outbox, RateLimiter, Reauthentication, ReauthenticationError, RemoteCredentials,
-    RemoteTokenRequest, RemoteValidation, Unavailable, Unbound, Verdict, WhoseTokenError,
+    AccessTokens, AccountState, AccountStates, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn,
+    Credentials, DeliveryError, Freshness, HomeserverCapabilities, IdentityServer, IdentityServerError,
+    Limit, Mail, Mailer, Mirror, OpenedRemotely, Outbox, RateLimiter, Reauthentication,
+    ReauthenticationError, RemoteCredentials, RemoteTokenRequest, RemoteValidation, Unavailable, Unbound,
+    Verdict, WhoseTokenError,
 };
 
 use super::calls::{Calls, Outcome};
@@ -44,6 +45,7 @@ counted!(CountedAccessTokens: dyn AccessTokens = "access_tokens" { for_reading, 
 counted!(CountedReauthentication: dyn Reauthentication = "reauthentication" { challenge, answer });
 counted!(CountedCapabilities: dyn HomeserverCapabilities = "capabilities" { capabilities });
 counted!(CountedMirror: dyn Mirror = "mirror" { put });
+counted!(CountedAccountStates: dyn AccountStates = "account_states" { state });
 
 #[async_trait]
 impl Outbox for CountedOutbox {
@@ -120,6 +122,13 @@ impl HomeserverCapabilities for CountedCapabilities {
 impl Mirror for CountedMirror {
     async fn put(&self, user_id: UserId, threepids: Vec<Threepid>) -> Result<(), DeliveryError> {
         self.put.watch(self.inner.put(user_id, threepids)).await
+    }
+}
+
+#[async_trait]
+impl AccountStates for CountedAccountStates {
+    async fn state(&self, user_id: UserId) -> Result<AccountState, Unavailable> {
+        self.state.watch(self.inner.state(user_id)).await
     }
 }
 
