@@ -11,6 +11,8 @@ mod confirm_page;
 mod connections;
 mod deploy;
 mod endpoints;
+mod erase;
+mod fake;
 mod homeserver;
 mod identity_contract;
 mod identity_server;
@@ -27,6 +29,7 @@ mod raw_connections;
 mod reauthentication;
 mod refused_database;
 mod sms_contract;
+mod sweep;
 mod unwell_mail_server;
 mod upgrade;
 

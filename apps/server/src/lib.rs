@@ -24,6 +24,7 @@ mod housekeeping;
 mod http;
 mod metrics;
 mod server;
+mod sweep;
 mod worker;
 
 pub use builder::{App, BuildError, Builder};
@@ -31,6 +32,7 @@ pub use housekeeping::{Caretaker, HousekeepingSettings};
 pub use http::{ForwardingHeader, HttpSettings};
 pub use metrics::{Metrics, PoolState};
 pub use server::ServeError;
+pub use sweep::{Sweep, SweepSettings};
 pub use worker::{Worker, WorkerSettings};
 
 /// The OpenAPI 3.1 document of the API: JSON, ended by a line feed.

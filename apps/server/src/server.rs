@@ -59,8 +59,9 @@ impl App {
         // Whatever ends this future, dropped ones included, stops the relay too.
         let _stop_at_the_end = stop.clone().drop_guard();
         let mut relay = tokio::spawn(run_relay(self.worker(), stop.clone()));
-        // It ends with `stop`, after a batch at most; whatever ends it early, everything goes on without it.
+        // They end with `stop`, after a batch or an account at most; whatever ends one early, everything goes on without it.
         let tidying = self.caretaker().map(|caretaker| tokio::spawn(caretaker.run(stop.clone())));
+        let sweeping = self.sweep().map(|sweep| tokio::spawn(sweep.run(stop.clone())));
         let connections = GracefulShutdown::new();
         let router = http::standalone(&self.api, extra);
         let doors = Doors::new(router, &self.api.settings, self.api.metrics.clone());
@@ -76,8 +77,8 @@ impl App {
             connections.shutdown().await;
             self.api.commands.close();
             self.api.commands.wait().await;
-            if let Some(tidying) = tidying {
-                let _ended = tidying.await;
+            for ending in [tidying, sweeping].into_iter().flatten() {
+                let _ended = ending.await;
             }
             (&mut relay).await
         });

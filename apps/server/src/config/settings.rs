@@ -57,6 +57,9 @@ settings! {
         /// are added here. Import what Synapse has before this is switched on (`threepid import synapse`): with its first
         /// change, an account's list there becomes the one here.
         mirror: Mirror,
+        /// Accounts that Synapse has deactivated are erased here, as by `threepid account erase`. Without this section an
+        /// account stays here until you erase it.
+        sweep: SweepChoice,
         /// The mails that prove addresses.
         mail: Mail,
         /// The SMS that prove phone numbers.
@@ -182,6 +185,23 @@ settings! {
         token: Option<Secret> = None => "\"(secret)\"",
         /// A file that holds the token instead; one line break at its end is dropped.
         token_file: Option<PathBuf> = None => "\"/run/secrets/synapse-admin-token\"",
+    }
+}
+
+settings! {
+    /// `[sweep]`
+    SweepChoice {
+        /// Where this server reaches Synapse's admin API, which is asked about each account that anything is kept about
+        /// here; without it, none is. Only where `accounts` is "homeserver". `homeserver.timeout` and `homeserver.ca_file`
+        /// hold for it, too.
+        synapse_admin_url: Option<BaseUrl> = None => "\"http://localhost:8008\"",
+        /// The access token of an administrator of Synapse's. It may be the one of `mirror`.
+        token: Option<Secret> = None => "\"(secret)\"",
+        /// A file that holds the token instead; one line break at its end is dropped.
+        token_file: Option<PathBuf> = None => "\"/run/secrets/synapse-admin-token\"",
+        /// How often every account is asked about. A round takes a second for each account, or less where that would be
+        /// longer than half of this. More than zero.
+        every: Span = Span::seconds(24 * 60 * 60),
     }
 }
 

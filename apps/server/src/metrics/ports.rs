@@ -11,11 +11,11 @@ use threepid_domain::model::{
     Threepid, Timestamp, TrustedServers, UserId,
 };
 use threepid_domain::ports::{
-    AccessTokens, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn, Credentials, DeliveryError,
-    Freshness, HomeserverCapabilities, Housekeeping, IdentityServer, IdentityServerError, Limit, Mail,
-    Mailer, Mirror, OpenedRemotely, Outbox, Perishable, RateLimiter, Reauthentication, ReauthenticationError,
-    RemoteCredentials, RemoteTokenRequest, RemoteValidation, Sms, SmsSender, Unavailable, Unbound, Verdict,
-    WhoseTokenError,
+    AccessTokens, AccountState, AccountStates, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn,
+    Credentials, DeliveryError, Freshness, HomeserverCapabilities, Housekeeping, IdentityServer,
+    IdentityServerError, Limit, Mail, Mailer, Mirror, OpenedRemotely, Outbox, Perishable, RateLimiter,
+    Reauthentication, ReauthenticationError, RemoteCredentials, RemoteTokenRequest, RemoteValidation, Sms,
+    SmsSender, Unavailable, Unbound, Verdict, WhoseTokenError,
 };
 
 use super::calls::{Calls, Outcome};
@@ -46,6 +46,7 @@ counted!(CountedAccessTokens: dyn AccessTokens = "access_tokens" { for_reading, 
 counted!(CountedReauthentication: dyn Reauthentication = "reauthentication" { challenge, answer });
 counted!(CountedCapabilities: dyn HomeserverCapabilities = "capabilities" { capabilities });
 counted!(CountedMirror: dyn Mirror = "mirror" { put });
+counted!(CountedAccountStates: dyn AccountStates = "account_states" { state });
 
 #[async_trait]
 impl Outbox for CountedOutbox {
@@ -153,6 +154,13 @@ impl Housekeeping for CountedHousekeeping {
         let removed_now = u64::try_from(removed).unwrap_or(u64::MAX);
         self.purged.get_or_create(&WhatLabels { what: what.as_str() }).inc_by(removed_now);
         Ok(removed)
+    }
+}
+
+#[async_trait]
+impl AccountStates for CountedAccountStates {
+    async fn state(&self, user_id: UserId) -> Result<AccountState, Unavailable> {
+        self.state.watch(self.inner.state(user_id)).await
     }
 }
 

@@ -61,6 +61,11 @@ pub enum Address {
 }
 
 impl Address {
+    /// What stands in place of an erased account's addresses, of whatever medium they were.
+    pub fn erased() -> Self {
+        Self::Email(EmailAddress::erased())
+    }
+
     /// Parses an address of `medium` into its canonical form.
     ///
     /// # Errors
@@ -152,6 +157,11 @@ impl EmailAddress {
             return Err(InvalidAddress);
         }
         Ok(Self { at: local.len(), canonical })
+    }
+
+    /// What stands in place of an erased account's addresses. No mail arrives there.
+    fn erased() -> Self {
+        Self { canonical: "erased@erased.invalid".to_owned(), at: "erased".len() }
     }
 
     /// The canonical form.

@@ -38,7 +38,7 @@ async fn dead_unbind(fixture: &Fixture) -> MessageId {
     let id = MessageId::new("unbind");
     let message = OutboxMessage {
         id: id.clone(),
-        payload: Payload::Unbind { user_id, address, server },
+        payload: Payload::Unbind { user_id, address, server, forget: false },
         created_at: now,
         due_at: now,
         not_after: now.plus(HOUR),
