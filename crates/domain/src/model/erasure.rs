@@ -168,7 +168,8 @@ mod tests {
         };
         let forgotten = unbind.clone().to_leave_nothing();
         let to = EmailAddress::parse("alice@example.org")?;
-        let mail = Payload::ValidationMail { to, sid: Sid::new("sid"), generation: Generation(1) };
+        let mail =
+            Payload::ValidationMail { to, sid: Sid::new("sid"), generation: Generation(1), with_code: false };
         let mirror = Payload::Mirror { user_id };
         let at = Timestamp::from_ms(1);
         for (payload, fates) in [
