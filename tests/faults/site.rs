@@ -178,6 +178,8 @@ fn usual_settings(database_url: &str, smtp_port: u16) -> Vec<(String, String)> {
         set(&format!("LIMITS__{limit}__PER_SECOND"), "100000");
         set(&format!("LIMITS__{limit}__BURST"), "100000");
     }
+    // A crash sends no more than so many twice; the fewer, the stricter is what is compared.
+    set("RELAY__CONCURRENCY", "8");
     set("RELAY__FIRST_RETRY", "200ms");
     set("RELAY__LONGEST_RETRY", "1s");
     // Long enough that a machine with much else to do does not send twice what it is sending.

@@ -35,7 +35,7 @@ async fn each_test_that_the_threat_model_names_is_there() -> Story {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let page = fs::read_to_string(root.join("docs/security/threat-model.md"))?;
     let mut text = String::new();
-    for folder in ["apps", "crates", "tests/stories"] {
+    for folder in ["apps", "crates", "tests/stories", "tests/src"] {
         sources(&root.join(folder), &mut text)?;
     }
     let names = named(&page);
