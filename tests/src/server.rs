@@ -14,7 +14,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, redirect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::peers::{
     PeerError, Program, SmsGateway, SmtpServer, free_port, server_program, temp_folder, wait_until,
@@ -25,7 +25,9 @@ use crate::schemas;
 pub const THREEPIDS: &str = "/_matrix/client/v3/account/3pid";
 /// Where a mail is asked for.
 pub const REQUEST_TOKEN: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
-/// Where a client gives a token back.
+/// Where an SMS is asked for.
+pub const REQUEST_CODE: &str = "/_matrix/client/v3/account/3pid/msisdn/requestToken";
+/// Where a client gives a token or a code back.
 pub const SUBMIT_TOKEN: &str = "/_threepid/submit_token";
 /// Where the link in a mail leads.
 pub const CONFIRM: &str = "/_threepid/confirm";
@@ -104,11 +106,14 @@ impl ServerBuilder {
         ]
         .map(|(name, text)| (name.to_owned(), Value::from(text).to_string()))
         .into();
-        settings.insert("limits.mails_per_hour".to_owned(), "0".to_owned());
+        for limit in ["mails_per_hour", "sms_per_hour"] {
+            settings.insert(format!("limits.{limit}"), "0".to_owned());
+        }
         for limit in [
             "request_token_per_client",
             "request_token_per_address",
             "submit_per_client",
+            "codes_per_address",
             "failed_tokens_per_client",
         ] {
             settings.insert(format!("limits.{limit}.per_second"), "1000.0".to_owned());
@@ -126,6 +131,7 @@ impl ServerBuilder {
             config,
             client,
             secrets: Mutex::default(),
+            codes: Mutex::default(),
             folder,
         })
     }
@@ -198,6 +204,7 @@ pub struct Server {
     config: PathBuf,
     client: Client,
     secrets: Mutex<BTreeSet<String>>,
+    codes: Mutex<BTreeSet<String>>,
     folder: TempDir,
 }
 
@@ -362,6 +369,11 @@ impl Server {
             let lines: Vec<&str> = lines.collect();
             return Err(PeerError::new(format!("{secret:?} is in the log: {lines:#?}")));
         }
+        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = log.lines().flat_map(|line| words(line).map(move |word| (word, line)));
+        if let Some((code, line)) = words.find(|(word, _)| codes.contains(*word)) {
+            return Err(PeerError::new(format!("the code {code} is in the log: {line}")));
+        }
         match (status, log.contains("panicked")) {
             (0, false) => Ok(()),
             _ => Err(PeerError::new(format!("threepid ended with {status}; its log:\n{log}"))),
@@ -373,6 +385,22 @@ impl Server {
         if secret.len() >= SHORTEST_SECRET {
             self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
         }
+    }
+
+    /// From now on this code must not stand in the log as a word of its own. Other digits may hold it by chance.
+    pub fn keep_code(&self, code: &str) {
+        self.codes.lock().unwrap_or_else(PoisonError::into_inner).insert(code.to_owned());
+    }
+
+    /// Waits for an SMS to that number, digits without a plus, and gives the code in it.
+    ///
+    /// # Errors
+    ///
+    /// None came within 30 s, or there is no code in it.
+    pub async fn code_at(&self, gateway: &SmsGateway, number: &str) -> Result<String, PeerError> {
+        let code = gateway.wait_for_sms_to(number).await?.code()?;
+        self.keep_code(&code);
+        Ok(code)
     }
 
     /// Asks for a mail.
@@ -392,7 +420,28 @@ impl Server {
         self.post(REQUEST_TOKEN, None, &body).await
     }
 
-    /// Gives a token back, as a client does.
+    /// Asks for an SMS to a number as it is dialled in `country`.
+    ///
+    /// # Errors
+    ///
+    /// [`Server::send`] tells them.
+    pub async fn request_code(
+        &self,
+        country: &str,
+        phone_number: &str,
+        client_secret: &str,
+        send_attempt: u64,
+    ) -> Result<Answer, PeerError> {
+        self.keep_secret(phone_number);
+        self.keep_secret(client_secret);
+        let body = json!({
+            "client_secret": client_secret, "country": country, "phone_number": phone_number,
+            "send_attempt": send_attempt,
+        });
+        self.post(REQUEST_CODE, None, &body).await
+    }
+
+    /// Gives a token or a code back, as a client does.
     ///
     /// # Errors
     ///
@@ -414,6 +463,19 @@ impl Server {
         self.keep_secret(&link_part(link, "token")?);
         let request = self.client.post(page).header("content-type", "application/x-www-form-urlencoded");
         self.send(request.body(form.to_owned())).await
+    }
+
+    /// Enters a code on the page, and presses its button.
+    ///
+    /// # Errors
+    ///
+    /// [`Server::send`] tells them.
+    pub async fn enter_code(&self, sid: &str, code: &str) -> Result<Answer, PeerError> {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("sid", sid), ("code", code)])
+            .finish();
+        let request = self.request(Method::POST, CONFIRM, None);
+        self.send(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await
     }
 
     /// Adds a proven address to an account.
@@ -512,6 +574,9 @@ impl Server {
         if answer.status == 500 || (is_api && !(has_cors && (is_json || has_no_body))) {
             return Err(PeerError::new(format!("{path} must not be answered like this: {answer:?}")));
         }
+        for number in ["msisdn", "intl_fmt"] {
+            self.keep_secret(answer.json()[number].as_str().unwrap_or_default());
+        }
         if is_api && !has_no_body {
             schemas::check(&method, &path, status, &answer.json())?;
         }
@@ -522,6 +587,11 @@ impl Server {
     pub fn url(&self, to: &str) -> String {
         if to.starts_with('/') { format!("{}{to}", self.base_url) } else { to.to_owned() }
     }
+}
+
+/// The runs of letters and digits in a line.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
 /// A parameter of a link's query, such as `sid` or `token`.

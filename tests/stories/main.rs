@@ -21,6 +21,7 @@ mod openapi;
 mod outbox;
 mod pages;
 mod peers;
+mod phone;
 mod postgres;
 mod reauthentication;
 mod refused_database;
