@@ -589,9 +589,9 @@ impl Server {
     }
 }
 
-/// The runs of letters and digits in a line.
+/// The runs of letters and digits in a line. A fraction of a second belongs to its number.
 fn words(line: &str) -> impl Iterator<Item = &str> {
-    line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+    line.split(|c: char| !c.is_alphanumeric() && c != '.').map(|word| word.trim_matches('.'))
 }
 
 /// A parameter of a link's query, such as `sid` or `token`.
@@ -603,4 +603,22 @@ pub fn link_part(link: &str, name: &str) -> Result<String, PeerError> {
     let url = Url::parse(link).map_err(|error| PeerError::new(format!("{link}: {error}")))?;
     let value = url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     value.ok_or_else(|| PeerError::new(format!("no {name} in {link}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_as_a_word_and_not_within_a_number_a_time_or_a_name() {
+        let has = |line: &str| words(line).any(|word| word == "482913");
+        for line in
+            ["482913", "code=482913", r#"{"token":"482913"}"#, "sid=a&code=482913 HTTP", "it is 482913."]
+        {
+            assert!(has(line), "{line}");
+        }
+        for line in ["0.482913", "12:00:00.482913Z", "sid=a482913", "1482913", "48291", ""] {
+            assert!(!has(line), "{line}");
+        }
+    }
 }

@@ -850,6 +850,20 @@ async fn neither_number_nor_code_is_in_the_log_even_if_the_gateway_is_asked_by_i
     Ok(server.end().await?)
 }
 
+#[tokio::test]
+async fn a_log_with_a_whole_number_or_a_code_in_it_would_fail_its_story() -> Story {
+    // What the log says at its start stands for what it must not say.
+    let number = Server::builder().start().await?;
+    number.keep_secret("public_base_url");
+    let found = number.end().await.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(found.contains("\"public_base_url\" is in the log"), "{found}");
+    let code = Server::builder().start().await?;
+    code.keep_code("sqlite");
+    let found = code.end().await.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(found.contains("the code sqlite is in the log"), "{found}");
+    Ok(())
+}
+
 // The page.
 
 #[tokio::test]
@@ -921,7 +935,10 @@ async fn the_code_is_typed(viewport: Viewport, appearance: Appearance, name: &st
     browser.type_into(&field, &format!("{wrong}{ENTER}")).await?;
     browser.wait_for("main [role=alert]").await?;
     assert_readable(&browser, viewport, "Enter your code", dark).await?;
-    let field = browser.wait_for("input#code[aria-invalid=true]:focus").await?;
+    // The field has the focus again, so what is wrong has to be read out with it.
+    let field = browser.wait_for("input#code[aria-invalid=true][aria-describedby=wrong]:focus").await?;
+    let described = browser.text(&browser.find("main p#wrong[role=alert]").await?).await?;
+    assert!(described.starts_with("That code cannot be used."), "{described}");
     assert_eq!(browser.evaluate("document.querySelector('#code').value").await?, wrong, "to be mended");
     browser.screenshot(&format!("code-wrong-{name}")).await?;
     assert_eq!(server.add(&alice, &sid, SECRET).await?.error(), error(403, "M_THREEPID_AUTH_FAILED"));
