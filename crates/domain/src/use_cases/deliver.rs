@@ -168,14 +168,16 @@ impl Relay {
 
     async fn attempt(&self, message: &OutboxMessage, attempt: u32) -> (Settlement, Delivered) {
         let (id, kind, to) = (&message.id, message.payload.kind(), message.payload.masked_recipient());
+        let kept =
+            |settlement| if message.payload.leaves_nothing() { Settlement::Forget } else { settlement };
         if self.ports.clock.now() >= message.not_after {
             tracing::warn!(message_id = %id, kind, to, attempt, "a message expired before it could be delivered");
-            return (Settlement::Expired, Delivered::Expired);
+            return (kept(Settlement::Expired), Delivered::Expired);
         }
         match self.send(message).await {
             Ok(()) => {
                 tracing::info!(message_id = %id, kind, to, attempt, "delivered to the next hop");
-                (Settlement::Sent, Delivered::Sent)
+                (kept(Settlement::Sent), Delivered::Sent)
             }
             Err(error @ DeliveryError::Transient(_)) => {
                 let reason = reason(&error);
@@ -201,7 +203,7 @@ impl Relay {
                 let code = self.ports.secrets.code(sid, *generation);
                 self.send_validation_sms(message, to, self.link(sid, *generation), code).await
             }
-            Payload::Unbind { user_id, address, server } => {
+            Payload::Unbind { user_id, address, server, forget: _ } => {
                 let (user_id, address) = (user_id.clone(), address.clone());
                 let key = BindingKey { user_id, address, server: server.clone() };
                 self.unbind(key, message).await
@@ -280,7 +282,12 @@ impl Relay {
                     server: Some(server),
                     reference: Some(message.id.as_str().to_owned()),
                 };
-                let unit = UnitOfWork::new().remove_binding(key, owed_since).audit(entry);
+                let unit = UnitOfWork::new().remove_binding(key, owed_since);
+                let unit = if message.payload.leaves_nothing() {
+                    unit
+                } else {
+                    unit.audit_unbind(entry, message.id.clone())
+                };
                 let dropped = audit::commit(&*self.ports.store, unit).await;
                 dropped.map_err(|error| DeliveryError::Transient(error.into()))
             }
