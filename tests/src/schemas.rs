@@ -23,7 +23,7 @@ pub const ENDPOINTS: [(Method, &str, &str); 9] = [
     (Method::GET, "/account/3pid", "threepids"),
     (Method::POST, "/account/3pid", "nothing"),
     (Method::POST, "/account/3pid/email/requestToken", "request_token"),
-    (Method::POST, "/account/3pid/msisdn/requestToken", "request_token"),
+    (Method::POST, "/account/3pid/msisdn/requestToken", "request_code"),
     (Method::POST, "/account/3pid/add", "nothing"),
     (Method::POST, "/account/3pid/bind", "nothing"),
     (Method::POST, "/account/3pid/unbind", "unbind_result"),
@@ -101,6 +101,8 @@ mod tests {
     use super::*;
 
     const LIST: &str = "/_matrix/client/v3/account/3pid";
+    const MAIL: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
+    const CODE: &str = "/_matrix/client/r0/account/3pid/msisdn/requestToken";
 
     fn passes(method: Method, path: &str, status: u16, body: &Value) -> bool {
         check(&method, path, status, body).is_ok()
@@ -116,6 +118,10 @@ mod tests {
             json!({ "flows": [{ "stages": ["m.login.password"] }], "params": {}, "session": "x" });
         let limited = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "slow", "retry_after_ms": 2000 });
         let refused = json!({ "errcode": "M_THREEPID_AUTH_FAILED", "error": "not verified" });
+        let asked = json!({
+            "sid": "123abc", "submit_url": "https://example.org/path/to/submitToken",
+            "msisdn": "447700900001", "intl_fmt": "+44 7700 900001",
+        });
         for (method, path, status, body) in [
             (Method::GET, LIST, 200, json!({ "threepids": [threepid] })),
             (Method::GET, "/_matrix/client/r0/account/3pid", 200, json!({ "threepids": [] })),
@@ -128,6 +134,7 @@ mod tests {
                 200,
                 json!({ "id_server_unbind_result": "success" }),
             ),
+            (Method::POST, CODE, 200, asked),
             (Method::POST, LIST, 429, limited),
             (Method::POST, SUBMIT_TOKEN, 200, json!({ "success": true })),
         ] {
@@ -157,12 +164,7 @@ mod tests {
             (Method::GET, LIST, 200, threepid("validated_at", json!(1_535_336_848_756.5))),
             (Method::GET, LIST, 200, threepid("user_id", json!("@alice:example.org"))),
             (Method::POST, LIST, 200, json!({ "submit_url": "https://example.org" })),
-            (
-                Method::POST,
-                "/_matrix/client/v3/account/3pid/email/requestToken",
-                200,
-                json!({ "sid": "a b" }),
-            ),
+            (Method::POST, MAIL, 200, json!({ "sid": "a b" })),
             (Method::POST, "/_matrix/client/v3/account/3pid/delete", 200, json!({})),
             (
                 Method::POST,
@@ -179,6 +181,28 @@ mod tests {
             (Method::POST, LIST, 400, json!({ "errcode": "M_UNKNOWN" })),
             (Method::POST, LIST, 400, json!({ "errcode": "unknown", "error": "x" })),
             (Method::POST, LIST, 429, json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "slow" })),
+            // No number, no session, a number that is not in E.164 digits, one that nobody can read.
+            (Method::POST, CODE, 200, json!({ "sid": "a" })),
+            (Method::POST, CODE, 200, json!({ "msisdn": "447700900001", "intl_fmt": "+44 7700 900001" })),
+            (
+                Method::POST,
+                CODE,
+                200,
+                json!({ "sid": "a", "msisdn": "+447700900001", "intl_fmt": "+447700900001" }),
+            ),
+            (
+                Method::POST,
+                CODE,
+                200,
+                json!({ "sid": "a", "msisdn": "07700900001", "intl_fmt": "+447700900001" }),
+            ),
+            (
+                Method::POST,
+                CODE,
+                200,
+                json!({ "sid": "a", "msisdn": "447700900001", "intl_fmt": "447700900001" }),
+            ),
+            (Method::POST, MAIL, 200, json!({ "sid": "a", "msisdn": "447700900001" })),
             // No such answer, whatever its shape.
             (Method::POST, LIST, 202, json!({})),
             (Method::POST, LIST, 500, json!({ "errcode": "M_UNKNOWN", "error": "x" })),

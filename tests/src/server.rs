@@ -14,7 +14,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, redirect};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::peers::{
     PeerError, Program, SmsGateway, SmtpServer, free_port, server_program, temp_folder, wait_until,
@@ -25,7 +25,9 @@ use crate::{kept, schemas};
 pub const THREEPIDS: &str = "/_matrix/client/v3/account/3pid";
 /// Where a mail is asked for.
 pub const REQUEST_TOKEN: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
-/// Where a client gives a token back.
+/// Where an SMS is asked for.
+pub const REQUEST_CODE: &str = "/_matrix/client/v3/account/3pid/msisdn/requestToken";
+/// Where a client gives a token or a code back.
 pub const SUBMIT_TOKEN: &str = "/_threepid/submit_token";
 /// Where the link in a mail leads.
 pub const CONFIRM: &str = "/_threepid/confirm";
@@ -104,11 +106,14 @@ impl ServerBuilder {
         ]
         .map(|(name, text)| (name.to_owned(), Value::from(text).to_string()))
         .into();
-        settings.insert("limits.mails_per_hour".to_owned(), "0".to_owned());
+        for limit in ["mails_per_hour", "sms_per_hour"] {
+            settings.insert(format!("limits.{limit}"), "0".to_owned());
+        }
         for limit in [
             "request_token_per_client",
             "request_token_per_address",
             "submit_per_client",
+            "codes_per_address",
             "failed_tokens_per_client",
         ] {
             settings.insert(format!("limits.{limit}.per_second"), "1000.0".to_owned());
@@ -134,6 +139,7 @@ impl ServerBuilder {
             config,
             client,
             secrets: Mutex::default(),
+            codes: Mutex::default(),
             folder,
         })
     }
@@ -206,6 +212,7 @@ pub struct Server {
     config: PathBuf,
     client: Client,
     secrets: Mutex<BTreeSet<String>>,
+    codes: Mutex<BTreeSet<String>>,
     folder: TempDir,
 }
 
@@ -397,6 +404,11 @@ impl Server {
             let lines: Vec<&str> = lines.collect();
             return Err(PeerError::new(format!("{secret:?} is in the log: {lines:#?}")));
         }
+        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = log.lines().flat_map(|line| words(line).map(move |word| (word, line)));
+        if let Some((code, line)) = words.find(|(word, _)| codes.contains(*word)) {
+            return Err(PeerError::new(format!("the code {code} is in the log: {line}")));
+        }
         match (status, log.contains("panicked")) {
             (0, false) => Ok(()),
             _ => Err(PeerError::new(format!("threepid ended with {status}; its log:\n{log}"))),
@@ -409,6 +421,22 @@ impl Server {
         if secret.len() >= SHORTEST_SECRET {
             self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
         }
+    }
+
+    /// From now on this code must not stand in the log as a word of its own. Other digits may hold it by chance.
+    pub fn keep_code(&self, code: &str) {
+        self.codes.lock().unwrap_or_else(PoisonError::into_inner).insert(code.to_owned());
+    }
+
+    /// Waits for an SMS to that number, digits without a plus, and gives the code in it.
+    ///
+    /// # Errors
+    ///
+    /// None came within 30 s, or there is no code in it.
+    pub async fn code_at(&self, gateway: &SmsGateway, number: &str) -> Result<String, PeerError> {
+        let code = gateway.wait_for_sms_to(number).await?.code()?;
+        self.keep_code(&code);
+        Ok(code)
     }
 
     /// Asks for a mail.
@@ -428,7 +456,28 @@ impl Server {
         self.post(REQUEST_TOKEN, None, &body).await
     }
 
-    /// Gives a token back, as a client does.
+    /// Asks for an SMS to a number as it is dialled in `country`.
+    ///
+    /// # Errors
+    ///
+    /// [`Server::send`] tells them.
+    pub async fn request_code(
+        &self,
+        country: &str,
+        phone_number: &str,
+        client_secret: &str,
+        send_attempt: u64,
+    ) -> Result<Answer, PeerError> {
+        self.keep_secret(phone_number);
+        self.keep_secret(client_secret);
+        let body = json!({
+            "client_secret": client_secret, "country": country, "phone_number": phone_number,
+            "send_attempt": send_attempt,
+        });
+        self.post(REQUEST_CODE, None, &body).await
+    }
+
+    /// Gives a token or a code back, as a client does.
     ///
     /// # Errors
     ///
@@ -450,6 +499,19 @@ impl Server {
         self.keep_secret(&link_part(link, "token")?);
         let request = self.client.post(page).header("content-type", "application/x-www-form-urlencoded");
         self.send(request.body(form.to_owned())).await
+    }
+
+    /// Enters a code on the page, and presses its button.
+    ///
+    /// # Errors
+    ///
+    /// [`Server::send`] tells them.
+    pub async fn enter_code(&self, sid: &str, code: &str) -> Result<Answer, PeerError> {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("sid", sid), ("code", code)])
+            .finish();
+        let request = self.request(Method::POST, CONFIRM, None);
+        self.send(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await
     }
 
     /// Adds a proven address to an account.
@@ -549,6 +611,9 @@ impl Server {
         if answer.status == 500 || (is_api && !(has_cors && (is_json || has_no_body))) {
             return Err(PeerError::new(format!("{path} must not be answered like this: {answer:?}")));
         }
+        for number in ["msisdn", "intl_fmt"] {
+            self.keep_secret(answer.json()[number].as_str().unwrap_or_default());
+        }
         if is_api && !has_no_body {
             kept::fields(&answer.json());
             schemas::check(&method, &path, status, &answer.json())?;
@@ -562,6 +627,11 @@ impl Server {
     }
 }
 
+/// The runs of letters and digits in a line. A fraction of a second belongs to its number.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '.').map(|word| word.trim_matches('.'))
+}
+
 /// A parameter of a link's query, such as `sid` or `token`.
 ///
 /// # Errors
@@ -571,4 +641,22 @@ pub fn link_part(link: &str, name: &str) -> Result<String, PeerError> {
     let url = Url::parse(link).map_err(|error| PeerError::new(format!("{link}: {error}")))?;
     let value = url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     value.ok_or_else(|| PeerError::new(format!("no {name} in {link}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_as_a_word_and_not_within_a_number_a_time_or_a_name() {
+        let has = |line: &str| words(line).any(|word| word == "482913");
+        for line in
+            ["482913", "code=482913", r#"{"token":"482913"}"#, "sid=a&code=482913 HTTP", "it is 482913."]
+        {
+            assert!(has(line), "{line}");
+        }
+        for line in ["0.482913", "12:00:00.482913Z", "sid=a482913", "1482913", "48291", ""] {
+            assert!(!has(line), "{line}");
+        }
+    }
 }

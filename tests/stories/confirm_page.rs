@@ -8,12 +8,17 @@ use crate::{Story, serve};
 
 const SECRET: &str = "secret-of-alice";
 
-fn node(role: &str, name: &str) -> (String, String) {
+pub(super) fn node(role: &str, name: &str) -> (String, String) {
     (role.to_owned(), name.to_owned())
 }
 
 /// What a page owes its reader: its heading is the only one, it fits the screen, and its colours are ours.
-async fn assert_readable(browser: &Chromium, viewport: Viewport, heading: &str, dark: bool) -> Story {
+pub(super) async fn assert_readable(
+    browser: &Chromium,
+    viewport: Viewport,
+    heading: &str,
+    dark: bool,
+) -> Story {
     let tree = browser.accessibility_tree().await?;
     let headings: Vec<_> = tree.iter().filter(|(role, _)| role == "heading").collect();
     assert_eq!(headings, [&node("heading", heading)], "{tree:?}");

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use threepid_tests::peers::SmtpServer;
+use threepid_tests::peers::{SmsGateway, SmtpServer};
 use threepid_tests::schemas::{ENDPOINTS, GENERATIONS};
 use threepid_tests::server::{Answer, Server, THREEPIDS, link_part};
 
@@ -106,11 +106,12 @@ impl Client<'_> {
 
 #[tokio::test]
 async fn the_life_of_an_address_is_the_same_in_every_generation() -> Story {
-    let smtp = SmtpServer::start().await?;
+    let (smtp, gateway) = (SmtpServer::start().await?, SmsGateway::start().await?);
     let server = Server::builder()
         .mail_to(&smtp)
         .set("limits.failed_reauthentication_per_account.burst", 1000)
-        .set("addresses.deny", "[{ domain = \"denied.example\" }]")
+        .sms_to(&gateway)
+        .set("addresses.deny", "[{ domain = \"denied.example\" }, { country = \"DE\" }]")
         .set("identity_servers", "[{ name = \"id.example.org\", base_url = \"http://127.0.0.1:1\" }]")
         .start()
         .await?;
@@ -138,6 +139,17 @@ async fn one_life(client: &Client<'_>, smtp: &SmtpServer, alice: &str, bob: &str
     assert_eq!(denied.error(), error(403, "M_THREEPID_DENIED"));
     let invalid = client.post("/email/requestToken", None, request("no address")).await?;
     assert_eq!(invalid.error(), error(400, "M_INVALID_PARAM"));
+    for (country, phone_number, refusal) in [
+        ("DE", "0151 23456789", error(403, "M_THREEPID_DENIED")),
+        ("GB", "no number", error(400, "M_INVALID_PARAM")),
+        ("UK", "07700 900813", error(400, "M_INVALID_PARAM")),
+    ] {
+        let body = json!({
+            "client_secret": secret, "country": country, "phone_number": phone_number, "send_attempt": 1,
+        });
+        let refused = client.post("/msisdn/requestToken", None, body).await?;
+        assert_eq!(refused.error(), refusal, "{country} {phone_number}");
+    }
     let sid = client.post("/email/requestToken", None, request(&email)).await?.sid()?;
 
     // Nothing is proven yet.
@@ -205,22 +217,34 @@ async fn one_life(client: &Client<'_>, smtp: &SmtpServer, alice: &str, bob: &str
 }
 
 #[tokio::test]
-async fn a_server_without_mail_and_one_that_is_asked_too_often_say_so_in_every_generation() -> Story {
+async fn a_server_that_sends_nothing_and_one_that_is_asked_too_often_say_so_in_every_generation() -> Story {
     let without = Server::builder().start().await?;
-    let smtp = SmtpServer::start().await?;
-    let strict = Server::builder().mail_to(&smtp).set("limits.request_token_per_client.burst", 1);
+    let (smtp, gateway) = (SmtpServer::start().await?, SmsGateway::start().await?);
+    let by_mail = json!({ "client_secret": "secret-of-alice", "email": "a@example.org", "send_attempt": 1 });
+    let by_sms = json!({
+        "client_secret": "secret-of-alice", "country": "GB", "phone_number": "07700 900813", "send_attempt": 1,
+    });
+    let strict = Server::builder().mail_to(&smtp).sms_to(&gateway);
+    // Whatever the medium, it is one client.
+    let strict = strict.set("limits.request_token_per_client.burst", 2);
     let strict = strict.set("limits.request_token_per_client.per_second", 0.003).start().await?;
-    let request = json!({ "client_secret": "secret-of-alice", "email": "a@example.org", "send_attempt": 1 });
-    let path = |generation: &str| format!("/_matrix/client/{generation}/account/3pid/email/requestToken");
-    assert_eq!(strict.post(&path("v3"), None, &request).await?.status, 200);
+    let both = [("email", by_mail), ("msisdn", by_sms)];
+    let path = |generation: &str, medium: &str| {
+        format!("/_matrix/client/{generation}/account/3pid/{medium}/requestToken")
+    };
+    for (medium, request) in &both {
+        assert_eq!(strict.post(&path("v3", medium), None, request).await?.status, 200);
+    }
     for generation in GENERATIONS {
-        let answer = without.post(&path(generation), None, &request).await?;
-        assert_eq!(answer.error(), (400, "M_THREEPID_MEDIUM_NOT_SUPPORTED".to_owned()));
-        let limited = strict.post(&path(generation), None, &request).await?;
-        assert_eq!(limited.error(), (429, "M_LIMIT_EXCEEDED".to_owned()));
-        let (ms, s) =
-            (limited.json()["retry_after_ms"].as_u64(), limited.header("retry-after").parse::<u64>()?);
-        assert!(ms.is_some_and(|ms| ms > 1000 && ms.div_ceil(1000) == s), "{limited:?}");
+        for (medium, request) in &both {
+            let answer = without.post(&path(generation, medium), None, request).await?;
+            assert_eq!(answer.error(), (400, "M_THREEPID_MEDIUM_NOT_SUPPORTED".to_owned()));
+            let limited = strict.post(&path(generation, medium), None, request).await?;
+            assert_eq!(limited.error(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+            let (ms, s) =
+                (limited.json()["retry_after_ms"].as_u64(), limited.header("retry-after").parse::<u64>()?);
+            assert!(ms.is_some_and(|ms| ms > 1000 && ms.div_ceil(1000) == s), "{limited:?}");
+        }
     }
     assert_eq!(without.get(THREEPIDS, None).await?.error().0, 401);
     without.end().await?;

@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use threepid_tests::peers::{
-    IdentityAccount, Nginx, NodeScript, SmtpServer, Sydent, Synapse, TestCa, User, free_port, front,
+    IdentityAccount, Nginx, NodeScript, SmsGateway, SmsMode, SmtpServer, Sydent, Synapse, TestCa, User,
+    free_port, front,
 };
-use threepid_tests::server::{REQUEST_TOKEN, Server, ServerBuilder, THREEPIDS};
+use threepid_tests::server::{REQUEST_CODE, REQUEST_TOKEN, Server, ServerBuilder, THREEPIDS};
 
 use crate::Story;
 
@@ -18,6 +19,8 @@ struct World {
     ca: TestCa,
     homeserver: Synapse,
     smtp: SmtpServer,
+    /// The identity server's.
+    gateway: SmsGateway,
     identity_server: Sydent,
     server: Server,
     front: Nginx,
@@ -34,7 +37,8 @@ impl World {
         let name = format!("127.0.0.1:{port}");
         let homeserver = Synapse::builder().server_name(&name).start().await?;
         let smtp = SmtpServer::start().await?;
-        let identity_server = Sydent::start(IDENTITY_SERVER, &smtp, &ca).await?;
+        let gateway = SmsGateway::start().await?;
+        let identity_server = Sydent::start_with_sms(IDENTITY_SERVER, &smtp, &ca, Some(&gateway)).await?;
         let trusted = format!(
             "[{{ name = \"{IDENTITY_SERVER}\", base_url = \"{}\", validates = true, binds = true }}]",
             identity_server.base_url()
@@ -51,7 +55,7 @@ impl World {
         let locations = front(server.base_url(), homeserver.base_url());
         let front = Nginx::start(&ca, Some(port), &["127.0.0.1"], &locations).await?;
         server.launch().await?;
-        Ok(Self { ca, homeserver, smtp, identity_server, server, front })
+        Ok(Self { ca, homeserver, smtp, gateway, identity_server, server, front })
     }
 
     async fn user(
@@ -75,15 +79,24 @@ impl World {
         Ok(())
     }
 
-    /// Whom the identity server publishes for an address.
+    /// Whom the identity server publishes for an email address.
     async fn published(
         &self,
         email: &str,
         asker: &IdentityAccount,
     ) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
+        self.published_as("email", email, asker).await
+    }
+
+    async fn published_as(
+        &self,
+        medium: &str,
+        address: &str,
+        asker: &IdentityAccount,
+    ) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
         let details = "/_matrix/identity/v2/hash_details";
         let (_, details) = self.identity_server.call(Method::GET, details, Some(asker), None).await?;
-        let address = format!("{email} email");
+        let address = format!("{address} {medium}");
         let asked =
             json!({ "algorithm": "none", "pepper": details["lookup_pepper"], "addresses": [address] });
         let path = "/_matrix/identity/v2/lookup";
@@ -163,6 +176,93 @@ async fn the_seeds_story_holds_at_a_real_identity_server_in_v2() -> Story {
 #[tokio::test]
 async fn the_seeds_story_holds_at_a_real_identity_server_in_v1() -> Story {
     the_seeds_story(false).await
+}
+
+/// The same with a number: the identity server texts, and hears the code.
+async fn the_seeds_story_with_a_number(is_v2: bool) -> Story {
+    let world = World::start(|builder| builder.text("validation", "identity_server")).await?;
+    let (alice, account) = world.user("alice").await?;
+    let (bob, _) = world.user("bob").await?;
+    let (number, secret) = ("447700900813", "secret-of-alice");
+    let with_token = |mut body: Value| {
+        body["id_server"] = IDENTITY_SERVER.into();
+        if is_v2 {
+            body["id_access_token"] = account.access_token.clone().into();
+        }
+        body
+    };
+    let asked = |client_secret: &str, country: &str, phone_number: &str| {
+        world.server.keep_secret(phone_number);
+        with_token(json!({
+            "client_secret": client_secret, "country": country, "phone_number": phone_number, "send_attempt": 1,
+        }))
+    };
+
+    // Our own rules come first.
+    let invalid = world.server.post(REQUEST_CODE, None, &asked(secret, "GB", "07700 FLOWERS")).await?;
+    assert_eq!(invalid.error(), (400, "M_INVALID_PARAM".to_owned()));
+    assert_eq!(world.gateway.requests(), 0);
+    let opened = world.server.post(REQUEST_CODE, None, &asked(secret, "GB", "07700 900813")).await?;
+    let sid = opened.sid()?;
+    let told = json!({ "sid": sid, "msisdn": number, "intl_fmt": "+44 7700 900813" });
+    assert_eq!(opened.json(), told, "this identity server names no submit_url");
+    let sms = world.gateway.wait_for_sms_to(number).await?;
+    let code = sms.code()?;
+    world.server.keep_code(&code);
+
+    let creds = with_token(json!({ "client_secret": secret, "sid": sid }));
+    let add = json!({ "three_pid_creds": creds, "bind": true });
+    let failed = (403, "M_THREEPID_AUTH_FAILED".to_owned());
+    let early = world.server.post(THREEPIDS, Some(&alice.access_token), &add).await?;
+    assert_eq!(early.error(), failed, "nobody has given the code back");
+    let here = world.server.submit(&sid, secret, &code).await?;
+    assert_eq!(here.error(), (400, "M_TOKEN_INCORRECT".to_owned()), "it is not ours to judge");
+    let submit = json!({ "client_secret": secret, "sid": sid, "token": code });
+    let version = if is_v2 { "v2" } else { "api/v1" };
+    let path = format!("/_matrix/identity/{version}/validate/msisdn/submitToken");
+    let (status, answer) =
+        world.identity_server.call(Method::POST, &path, Some(&account), Some(&submit)).await?;
+    assert_eq!((status, &answer["success"]), (200, &json!(true)), "{answer}");
+
+    let added = world.server.post(THREEPIDS, Some(&alice.access_token), &add).await?;
+    assert_eq!((added.status, added.text.as_str()), (200, "{}"));
+    let listed = world.server.list(&alice.access_token).await?;
+    assert_eq!(listed.json()["threepids"][0]["medium"], "msisdn");
+    assert_eq!(listed.addresses(), [number]);
+    assert_eq!(world.published_as("msisdn", number, &account).await?, Some(alice.user_id.clone()));
+    let stolen = world.server.post(THREEPIDS, Some(&bob.access_token), &add).await?;
+    assert_eq!(stolen.error(), failed, "the proof is spent");
+    let taken = world.server.post(REQUEST_CODE, None, &asked("another", "US", "+447700900813")).await?;
+    assert_eq!(taken.error(), (400, "M_THREEPID_IN_USE".to_owned()));
+
+    // What it says is said; what it cannot do now may be tried again.
+    let denied = world.server.post(REQUEST_CODE, None, &asked("another", "DE", "0151 23456789")).await?;
+    assert_eq!(denied.error(), (400, "M_DESTINATION_REJECTED".to_owned()));
+    world.gateway.set_mode(SmsMode::Fail);
+    let other = asked("another", "GB", "07700 900814");
+    let down = world.server.post(REQUEST_CODE, None, &other).await?;
+    assert_eq!(down.error(), (503, "M_UNKNOWN".to_owned()));
+    world.gateway.set_mode(SmsMode::Accept);
+    world.server.post(REQUEST_CODE, None, &other).await?.sid()?;
+    world.server.keep_code(&world.gateway.wait_for_sms_to("447700900814").await?.code()?);
+
+    let delete = json!({ "medium": "msisdn", "address": number });
+    let path = format!("{THREEPIDS}/delete");
+    let deleted = world.server.post(&path, Some(&alice.access_token), &delete).await?;
+    assert_eq!(deleted.json(), json!({ "id_server_unbind_result": "success" }), "{deleted:?}");
+    assert_eq!(world.published_as("msisdn", number, &account).await?, None);
+    assert!(world.server.list(&alice.access_token).await?.addresses().is_empty());
+    Ok(world.server.end().await?)
+}
+
+#[tokio::test]
+async fn a_number_is_texted_and_proven_by_a_real_identity_server_in_v2() -> Story {
+    the_seeds_story_with_a_number(true).await
+}
+
+#[tokio::test]
+async fn a_number_is_texted_and_proven_by_a_real_identity_server_in_v1() -> Story {
+    the_seeds_story_with_a_number(false).await
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod openapi;
 mod outbox;
 mod pages;
 mod peers;
+mod phone;
 mod postgres;
 mod raw_connections;
 mod reauthentication;

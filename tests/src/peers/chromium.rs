@@ -171,6 +171,8 @@ impl Chromium {
             self.devtools("Emulation.setTouchEmulationEnabled", json!({ "enabled": true })).await?;
             self.devtools("Emulation.setUserAgentOverride", json!({ "userAgent": agent })).await?;
         }
+        // The window is the one that somebody sits before, whatever the system without a screen says.
+        self.devtools("Emulation.setFocusEmulationEnabled", json!({ "enabled": true })).await?;
         self.set_appearance(options.appearance).await?;
         if !options.javascript {
             self.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await?;

@@ -1,7 +1,7 @@
 //! An SMS gateway over HTTP, in this process, that keeps what it receives and misbehaves on demand.
 //!
-//! It takes `to`, `text` and `id` as a JSON object, as a form, or in a URL's query, whatever the path. A yes is 202 and
-//! `{"status": "accepted"}`.
+//! It takes `to`, `text` and `id` as a JSON object, as a form, or in a URL's query, whatever the path; and what Sydent
+//! says to the only provider that it knows, OpenMarket. A yes is 202 and `{"status": "accepted"}`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -97,6 +97,7 @@ struct State {
 #[derive(Debug)]
 pub struct SmsGateway {
     url: String,
+    port: u16,
     state: Arc<Mutex<State>>,
     task: JoinHandle<()>,
 }
@@ -114,7 +115,17 @@ impl SmsGateway {
     ///
     /// There is no port.
     pub async fn start() -> Result<Self, PeerError> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(0).await
+    }
+
+    /// Starts a gateway on this port, where one was before.
+    ///
+    /// # Errors
+    ///
+    /// The port is taken.
+    pub async fn start_at(port: u16) -> Result<Self, PeerError> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let port = listener.local_addr()?.port();
         let url = format!("http://{}/messages", listener.local_addr()?);
         let state = State { mode: SmsMode::Accept, taken: Vec::new(), requests: 0 };
         let state = Arc::new(Mutex::new(state));
@@ -125,7 +136,15 @@ impl SmsGateway {
                 tokio::spawn(serve(stream, Arc::clone(&shared)));
             }
         });
-        Ok(Self { url, state, task })
+        Ok(Self { url, port, state, task })
+    }
+
+    /// Ends it and gives its port, where nobody listens any more.
+    pub async fn stop(mut self) -> u16 {
+        self.task.abort();
+        // It was told to end, so that it has not come to an end of its own says nothing.
+        let _cancelled = (&mut self.task).await;
+        self.port
     }
 
     /// Where it is asked.
@@ -210,6 +229,12 @@ impl Asked {
             Some(json) if json.starts_with("application/json") => serde_json::from_slice(&self.body).ok()?,
             Some(_) => fields(&self.body),
             None => fields(self.target.split_once('?')?.1.as_bytes()),
+        };
+        let fields = match &fields["mobileTerminate"] {
+            Value::Object(sms) => {
+                json!({ "to": sms.get("destination")?["address"], "text": sms.get("message")?["content"] })
+            }
+            _ => fields,
         };
         let digits = |to: &str| to.trim_start_matches('+').to_owned();
         let to: Vec<_> = match &fields["to"] {

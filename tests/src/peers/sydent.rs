@@ -1,4 +1,5 @@
-//! A real identity server: Sydent on SQLite, v1 and v2, mailing through a captured SMTP server.
+//! A real identity server: Sydent on SQLite, v1 and v2, mailing through a captured SMTP server, and texting through a
+//! gateway of ours.
 
 use std::path::PathBuf;
 
@@ -8,9 +9,19 @@ use tempfile::TempDir;
 
 use super::ca::TestCa;
 use super::process::{PeerError, Process, Spec, free_port, temp_folder};
+use super::sms::SmsGateway;
 use super::smtp::SmtpServer;
 use super::synapse::{Synapse, User};
 use crate::kept;
+
+/// Runs Sydent with another provider's address, which is the first argument.
+const SYDENT_WITH_GATEWAY: &str = "\
+import sys
+from sydent.sms import openmarket
+openmarket.API_BASE_URL = sys.argv[1]
+from sydent.sydent import main
+main()
+";
 
 /// A user's account at the identity server.
 #[derive(Debug, Clone)]
@@ -38,6 +49,20 @@ impl Sydent {
     ///
     /// It is not installed, or does not start.
     pub async fn start(name: &str, smtp: &SmtpServer, ca: &TestCa) -> Result<Self, PeerError> {
+        Self::start_with_sms(name, smtp, ca, None).await
+    }
+
+    /// [`Sydent::start`] with a gateway in its provider's place. It texts to no German number.
+    ///
+    /// # Errors
+    ///
+    /// It is not installed, or does not start.
+    pub async fn start_with_sms(
+        name: &str,
+        smtp: &SmtpServer,
+        ca: &TestCa,
+        sms: Option<&SmsGateway>,
+    ) -> Result<Self, PeerError> {
         let folder = temp_folder("sydent")?;
         let home = folder.path();
         let port = free_port()?;
@@ -63,16 +88,17 @@ impl Sydent {
                  [email]\nemail.template = {home}/verification.eml\nemail.from = identity@example.org\n\
                  email.smtphost = 127.0.0.1\nemail.smtpport = {smtp}\nemail.hostname = localhost\n\
                  email.ratelimit_sender.burst = 1000\nemail.ratelimit_sender.rate_hz = 100\n\
-                 [sms]\n[crypto]\n",
+                 [sms]\nsmsrule.49 = reject\nmsisdn.ratelimit.burst = 1000\n[crypto]\n",
                 home = home.display(),
                 smtp = smtp.port(),
             ),
         )?;
-        let spec = Spec::python("sydent")?
-            .arg("-m")
-            .arg("sydent.sydent")
-            .env("SYDENT_CONF", home.join("sydent.conf"))
-            .env("SSL_CERT_FILE", ca.certificate());
+        let spec = match sms {
+            None => Spec::python("sydent")?.arg("-m").arg("sydent.sydent"),
+            // No setting of its own says where the provider is.
+            Some(gateway) => Spec::python("sydent")?.arg("-c").arg(SYDENT_WITH_GATEWAY).arg(gateway.url()),
+        };
+        let spec = spec.env("SYDENT_CONF", home.join("sydent.conf")).env("SSL_CERT_FILE", ca.certificate());
         let mut process = Process::start(spec, home)?;
         let client = Client::new();
         let versions = format!("{base_url}/_matrix/identity/versions");

@@ -90,7 +90,7 @@ pub(crate) async fn submit(
     match api.finish(|contacts| async move { contacts.submit_token(submit).await }).await {
         Ok(confirmed) => match confirmed.next_link {
             Some(link) => redirect(&api, &link.with_sid(&sid)),
-            None => page(&api, StatusCode::OK, Page::Confirmed),
+            None => page(&api, StatusCode::OK, Page::Confirmed { medium: confirmed.medium }),
         },
         Err(error @ (SubmitTokenError::Limited(_) | SubmitTokenError::Unavailable(_))) => {
             try_again(&api, &error.into())

@@ -10,7 +10,8 @@
 //! | `validation/sms.txt.j2` | `app_name`, `to`, `code`, `link`, `valid_for`; it has to say `code` or `link` |
 //! | `confirm.html.j2` | `app_name`, `page_style`, `action`, `sid`, `token` |
 //! | `code.html.j2` | `app_name`, `page_style`, `action`, `sid`, `code` (what was given), `is_again` (and was not right) |
-//! | `confirmed.html.j2`, `failed.html.j2`, `try_again.html.j2`, `page.html.j2` (their common frame) | `app_name`, `page_style` |
+//! | `confirmed.html.j2` | `app_name`, `page_style`, `medium` (`email` or `msisdn`) |
+//! | `failed.html.j2`, `try_again.html.j2`, `page.html.j2` (their common frame) | `app_name`, `page_style` |
 //!
 //! [minijinja]: https://docs.rs/minijinja
 
@@ -24,7 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use ring::digest::{SHA256, digest};
-use threepid_domain::model::Code;
+use threepid_domain::model::{Code, Medium};
 use threepid_domain::ports::{MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms};
 
 /// The style of every page. The server's policy allows it by its hash, and no other.
@@ -160,7 +161,8 @@ impl MinijinjaTemplates {
             is_again,
         };
         let confirm = Page::Confirm { action, sid, token };
-        for page in [confirm, enter(false), enter(true), Page::Confirmed, Page::Failed, Page::TryAgain] {
+        let [mail, sms] = [Medium::Email, Medium::Msisdn].map(|medium| Page::Confirmed { medium });
+        for page in [confirm, enter(false), enter(true), mail, sms, Page::Failed, Page::TryAgain] {
             self.render_page(page)?;
         }
         Ok(())
@@ -201,7 +203,7 @@ impl MinijinjaTemplates {
             Page::EnterCode { action, sid, code, is_again } => {
                 self.render(ENTER_CODE, context! { action, sid, code, is_again })
             }
-            Page::Confirmed => self.render(CONFIRMED, context! {}),
+            Page::Confirmed { medium } => self.render(CONFIRMED, context! { medium => medium.as_str() }),
             Page::Failed => self.render(FAILED, context! {}),
             Page::TryAgain => self.render(TRY_AGAIN, context! {}),
         }

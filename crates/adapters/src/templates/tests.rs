@@ -50,8 +50,13 @@ fn enter_code(is_again: bool) -> Page {
     }
 }
 
-fn pages() -> [Page; 6] {
-    [confirm(), enter_code(false), enter_code(true), Page::Confirmed, Page::Failed, Page::TryAgain]
+fn confirmed(medium: Medium) -> Page {
+    Page::Confirmed { medium }
+}
+
+fn pages() -> [Page; 7] {
+    let [mail, sms] = [Medium::Email, Medium::Msisdn].map(confirmed);
+    [confirm(), enter_code(false), enter_code(true), mail, sms, Page::Failed, Page::TryAgain]
 }
 
 /// A folder with one template of the operator's.
@@ -175,7 +180,13 @@ fn every_page_is_whole_and_reads_well_without_script() {
         assert!(!html.contains("<script") && !html.contains(" style=") && !html.contains("src="));
         assert_eq!(html.contains("<form"), matches!(page, Page::Confirm { .. } | Page::EnterCode { .. }));
     }
-    assert!(templates.page(Page::Confirmed).unwrap().contains("role=\"status\""));
+    for (medium, heading) in [
+        (Medium::Email, "<h1>Your email address is confirmed</h1>"),
+        (Medium::Msisdn, "<h1>Your phone number is confirmed</h1>"),
+    ] {
+        let html = templates.page(confirmed(medium)).unwrap();
+        assert!(html.contains("role=\"status\"") && html.contains(heading), "{html}");
+    }
     assert!(templates.page(Page::Failed).unwrap().contains("role=\"alert\""));
 }
 

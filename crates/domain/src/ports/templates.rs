@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Unavailable;
-use crate::model::{Code, EmailAddress, Msisdn};
+use crate::model::{Code, EmailAddress, Medium, Msisdn};
 
 /// What the validation mail has to say. Its `Debug` hides the link and the code.
 #[derive(Clone, PartialEq, Eq)]
@@ -78,7 +78,10 @@ pub enum Page {
         is_again: bool,
     },
     /// The address is confirmed.
-    Confirmed,
+    Confirmed {
+        /// What kind of address it is.
+        medium: Medium,
+    },
     /// The one page for every proof that failed.
     Failed,
     /// Nothing could be done now; try again.
@@ -90,7 +93,7 @@ impl std::fmt::Debug for Page {
         f.write_str(match self {
             Self::Confirm { .. } => "Page::Confirm",
             Self::EnterCode { .. } => "Page::EnterCode",
-            Self::Confirmed => "Page::Confirmed",
+            Self::Confirmed { .. } => "Page::Confirmed",
             Self::Failed => "Page::Failed",
             Self::TryAgain => "Page::TryAgain",
         })

@@ -42,7 +42,7 @@ impl Templates for PlainTemplates {
                 escape(&sid),
                 escape(&code)
             ),
-            Page::Confirmed => "<p>Confirmed</p>".to_owned(),
+            Page::Confirmed { .. } => "<p>Confirmed</p>".to_owned(),
             Page::Failed => "<p>Failed</p>".to_owned(),
             Page::TryAgain => "<p>Try again</p>".to_owned(),
         };

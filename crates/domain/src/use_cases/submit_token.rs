@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Contacts, DECISIONS, client_subject, too_many_conflicts};
-use crate::model::{ClientSecret, Code, NextLink, Sid, SubmitRefusal, Token, UnitOfWork, ValidationSession};
+use crate::model::{
+    ClientSecret, Code, Medium, NextLink, Sid, SubmitRefusal, Token, UnitOfWork, ValidationSession,
+};
 use crate::ports::{CommitError, Limit, OverLimit, Unavailable};
 
 /// The token or code, and for which session.
@@ -31,6 +33,8 @@ pub enum Door {
 /// The address is proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmed {
+    /// What kind of address it is.
+    pub medium: Medium,
     /// Where the browser goes now, with the `sid` in its query.
     pub next_link: Option<NextLink>,
 }
@@ -83,7 +87,7 @@ impl Contacts {
                 self.take::<SubmitTokenError>(Limit::CodesPerAddress, subject.clone()).await?;
                 guessed = Some(subject);
             }
-            let before = session.clone();
+            let (before, medium) = (session.clone(), session.address().medium());
             let (sid, now, lifetimes) = (&submit.sid, self.clock.now(), &self.policy.lifetimes);
             let judged = match code {
                 Some(code) => session.submit_code(&code, |nth| self.secrets.code(sid, nth), now, lifetimes),
@@ -101,7 +105,7 @@ impl Contacts {
                     if let Some(subject) = guessed {
                         self.give_back(Limit::CodesPerAddress, subject).await;
                     }
-                    Ok(Confirmed { next_link: submitted.next_link })
+                    Ok(Confirmed { medium, next_link: submitted.next_link })
                 }
                 Err(SubmitRefusal::Wrong | SubmitRefusal::Burnt) => Err(SubmitTokenError::Incorrect),
                 Err(SubmitRefusal::Expired) => Err(SubmitTokenError::Expired),
