@@ -10,6 +10,7 @@ mod command_line;
 mod confirm_page;
 mod deploy;
 mod endpoints;
+mod hidden_in_use;
 mod homeserver;
 mod identity_contract;
 mod identity_server;

@@ -117,8 +117,12 @@ impl SeaOrmStore {
             .await?;
         let mut records = rows.into_iter().map(outbox::Model::record).collect::<Result<Vec<_>, _>>()?;
         records.retain(|record| match &record.payload {
-            Some(Payload::ValidationMail { to, .. }) => owned.contains(&Address::Email(to.clone())),
-            Some(Payload::ValidationSms { to, .. }) => owned.contains(&Address::Msisdn(to.clone())),
+            Some(Payload::ValidationMail { to, .. } | Payload::InUseMail { to }) => {
+                owned.contains(&Address::Email(to.clone()))
+            }
+            Some(Payload::ValidationSms { to, .. } | Payload::InUseSms { to }) => {
+                owned.contains(&Address::Msisdn(to.clone()))
+            }
             Some(Payload::Unbind { user_id, .. } | Payload::Mirror { user_id }) => user_id == user,
             None => false,
         });

@@ -17,8 +17,12 @@ impl AccountRecords for MemoryStore {
         let has_spent =
             |session: &SessionState| matches!(session, SessionState::Consumed { by, .. } if *by == user);
         let is_about = |payload: &Payload| match payload {
-            Payload::ValidationMail { to, .. } => owns(&Address::Email(to.clone())),
-            Payload::ValidationSms { to, .. } => owns(&Address::Msisdn(to.clone())),
+            Payload::ValidationMail { to, .. } | Payload::InUseMail { to } => {
+                owns(&Address::Email(to.clone()))
+            }
+            Payload::ValidationSms { to, .. } | Payload::InUseSms { to } => {
+                owns(&Address::Msisdn(to.clone()))
+            }
             Payload::Unbind { user_id, .. } | Payload::Mirror { user_id } => *user_id == user,
         };
         let mut sessions: Vec<_> = state
