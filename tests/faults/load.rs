@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use threepid_tests::kept;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -537,8 +538,10 @@ impl Client {
             None => self.http.get(url),
         };
         if let Some(user) = request.user.and_then(|user| self.target.users.get(user)) {
+            kept::secret("access_token", &user.token);
             built = built.bearer_auth(&user.token);
         }
+        request.body.iter().for_each(kept::fields);
         let tally = &mut self.records.tally;
         tally.requests += 1;
         let began = Instant::now();

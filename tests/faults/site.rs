@@ -165,8 +165,9 @@ fn usual_settings(database_url: &str, smtp_port: u16) -> Vec<(String, String)> {
     set("MAIL__SMTP__HOST", "127.0.0.1");
     set("MAIL__SMTP__PORT", &smtp_port.to_string());
     set("MAIL__SMTP__SECURITY", "none");
-    set("MAIL__SMTP__TIMEOUT", "1s");
-    set("MAIL__SMTP__SEND_TIMEOUT", "2s");
+    // Long enough that a busy machine has answered: a mail whose answer comes too late is sent again.
+    set("MAIL__SMTP__TIMEOUT", "4s");
+    set("MAIL__SMTP__SEND_TIMEOUT", "5s");
     set("LIMITS__MAILS_PER_HOUR", "0");
     for limit in [
         "REQUEST_TOKEN_PER_CLIENT",
@@ -180,7 +181,7 @@ fn usual_settings(database_url: &str, smtp_port: u16) -> Vec<(String, String)> {
     set("RELAY__FIRST_RETRY", "200ms");
     set("RELAY__LONGEST_RETRY", "1s");
     // Long enough that a machine with much else to do does not send twice what it is sending.
-    set("RELAY__LEASE", "6s");
+    set("RELAY__LEASE", "8s");
     set("LOG__LEVEL", "warn");
     set("LOG__FORMAT", "text");
     settings

@@ -4,6 +4,7 @@
 //! struct ends its process group and nothing else. A peer that is not installed is an error that says so: a
 //! story fails without its peers, it is never skipped.
 
+pub mod kept;
 pub mod peers;
 pub mod schemas;
 pub mod server;

@@ -19,7 +19,7 @@ use url::Url;
 use crate::peers::{
     PeerError, Program, SmsGateway, SmtpServer, free_port, server_program, temp_folder, wait_until,
 };
-use crate::schemas;
+use crate::{kept, schemas};
 
 /// The list of an account's contacts, and where they are added.
 pub const THREEPIDS: &str = "/_matrix/client/v3/account/3pid";
@@ -115,6 +115,14 @@ impl ServerBuilder {
             settings.insert(format!("limits.{limit}.burst"), "100000".to_owned());
         }
         settings.extend(self.settings);
+        // Passwords, tokens and keys that the settings give; a `*_file` is only where one is.
+        for (name, value) in &settings {
+            if let (Some("password" | "token" | "value"), Ok(Value::String(secret))) =
+                (name.rsplit('.').next(), serde_json::from_str(value))
+            {
+                kept::secret(name, &secret);
+            }
+        }
         let lines: String = settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
         let config = folder.path().join("threepid.toml");
         std::fs::write(&config, lines)?;
@@ -231,6 +239,33 @@ impl Server {
         let program = Program::start(&["--config", &self.config.to_string_lossy(), "serve"], &[])?;
         let ready = self.url("/health/ready");
         self.program.insert(program).ready_at(&ready).await
+    }
+
+    /// [`Server::launch`] where the program may open `soft` files, and may raise that to `hard`.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub async fn launch_with_open_files(&mut self, soft: u32, hard: u32) -> Result<(), PeerError> {
+        let arguments = ["--config", &self.config.to_string_lossy(), "serve"];
+        let program = Program::start_with_open_files(soft, hard, &arguments)?;
+        let ready = self.url("/health/ready");
+        self.program.insert(program).ready_at(&ready).await
+    }
+
+    /// The memory that the program holds now, in KiB; `None` if it does not run.
+    pub fn memory(&self) -> Option<u64> {
+        self.program.as_ref()?.memory()
+    }
+
+    /// The part of [`Server::memory`] that is mapped from files, such as the program's code, in KiB.
+    pub fn mapped_memory(&self) -> Option<u64> {
+        self.program.as_ref()?.mapped_memory()
+    }
+
+    /// The most memory that the program has held, in KiB; `None` if it does not run.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.program.as_ref()?.peak_memory()
     }
 
     /// Runs a command of the program on the same settings, and gives its exit status and all that it said.
@@ -370,6 +405,7 @@ impl Server {
 
     /// From now on this must not stand in the log. The requests below say so themselves of what they send.
     pub fn keep_secret(&self, secret: &str) {
+        kept::secret("secret", secret);
         if secret.len() >= SHORTEST_SECRET {
             self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
         }
@@ -501,6 +537,7 @@ impl Server {
     /// than the specification gives it.
     pub async fn send(&self, request: RequestBuilder) -> Result<Answer, PeerError> {
         let request = request.build()?;
+        kept::request(&request);
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
         let has_no_body = matches!(method, Method::HEAD | Method::OPTIONS);
         let is_api = path.starts_with("/_matrix/") || path == SUBMIT_TOKEN;
@@ -513,6 +550,7 @@ impl Server {
             return Err(PeerError::new(format!("{path} must not be answered like this: {answer:?}")));
         }
         if is_api && !has_no_body {
+            kept::fields(&answer.json());
             schemas::check(&method, &path, status, &answer.json())?;
         }
         Ok(answer)

@@ -110,6 +110,48 @@ async fn after_the_confirmation_the_browser_goes_where_the_client_wanted_with_th
 }
 
 #[tokio::test]
+async fn a_code_from_the_mail_is_entered_and_a_wrong_one_is_said_to_be() -> Story {
+    let smtp = SmtpServer::start().await?;
+    let server = Server::builder().mail_to(&smtp).set("mail.code", true).start().await?;
+    let alice = server.account("@alice:example.org").await?;
+    for (viewport, shade) in [(Viewport::Desktop, Appearance::Light), (Viewport::Phone, Appearance::Dark)] {
+        let (name, dark) = (format!("{viewport:?}").to_lowercase(), shade == Appearance::Dark);
+        let browser = Chromium::start(ChromiumOptions { viewport, ..ChromiumOptions::default() }).await?;
+        browser.set_appearance(shade).await?;
+        let email = format!("{name}@example.org");
+        let opened = server.request_token(&email, SECRET, 1).await?;
+        let sid = opened.sid()?;
+        assert_eq!(opened.json()["submit_url"], json!(server.url("/_threepid/submit_token")));
+        let mail = smtp.wait_for_mail_to(&email).await?;
+        let text = mail.text.clone().unwrap_or_default();
+        let code = text.lines().find_map(|line| line.strip_prefix("Or enter this code where you began: "));
+        let code = code.ok_or("the mail says a code")?.to_owned();
+        server.keep_secret(&code);
+
+        browser.goto(&format!("{}?sid={sid}", server.url(CONFIRM))).await?;
+        assert_readable(&browser, viewport, "Enter your code", dark).await?;
+        let tree = browser.accessibility_tree().await?;
+        assert!(tree.contains(&node("textbox", "Code")), "{tree:?}");
+        browser.screenshot(&format!("code-{name}")).await?;
+        let wrong = if code == "000000" { "000001" } else { "000000" };
+        browser.type_into(&browser.find("#code").await?, wrong).await?;
+        browser.click(&browser.find("main button").await?).await?;
+        browser.wait_for("main [role=alert]").await?;
+        assert_readable(&browser, viewport, "Enter your code", dark).await?;
+        browser.screenshot(&format!("code-again-{name}")).await?;
+        assert_eq!(server.add(&alice, &sid, SECRET).await?.status, 403);
+
+        browser.evaluate("document.querySelector('#code').value = ''").await?;
+        browser.type_into(&browser.find("#code").await?, &format!(" {} {}", &code[..3], &code[3..])).await?;
+        press_the_button(&browser).await?;
+        assert_readable(&browser, viewport, "Your email address is confirmed", dark).await?;
+        assert_eq!(browser.current_url().await?, server.url(CONFIRM), "the address bar shows no code");
+        assert_eq!(server.add(&alice, &sid, SECRET).await?.status, 200);
+    }
+    Ok(server.end().await?)
+}
+
+#[tokio::test]
 async fn no_page_is_kept_framed_or_told_to_others() -> Story {
     let smtp = SmtpServer::start().await?;
     let server = Server::builder().mail_to(&smtp).start().await?;

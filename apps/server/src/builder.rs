@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use axum::Router;
 use threepid_domain::ports::{
-    AccessTokens, Clock, HomeserverCapabilities, Housekeeping, IdentityServer, Mailer, Mirror,
-    NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets, SmsSender, Store, Templates,
+    AccessTokens, AccountRecords, AccountStates, Clock, Erasures, HomeserverCapabilities, Housekeeping,
+    IdentityServer, Mailer, Mirror, NoIdentityServers, Outbox, RateLimiter, Reauthentication, Secrets,
+    SmsSender, Store, Templates,
 };
 use threepid_domain::use_cases::{
-    ConfirmLinks, Contacts, ContactsPorts, Housekeeper, Policy, Relay, RelayPorts, RetryPolicy, WhoAsks,
+    ConfirmLinks, Contacts, ContactsPorts, Eraser, EraserPorts, Housekeeper, Policy, Relay, RelayPorts,
+    RetryPolicy, Sweeper, WhoAsks,
 };
 use url::Url;
 
 use crate::housekeeping::{Caretaker, HousekeepingSettings};
 use crate::http::{self, Api, HttpSettings};
 use crate::metrics::Metrics;
+use crate::sweep::{Sweep, SweepSettings};
 use crate::worker::{Worker, WorkerSettings};
 
 /// Gathers the ports and settings of an [`App`].
@@ -36,11 +39,20 @@ pub struct Builder {
     mirror: Option<Arc<dyn Mirror>>,
     capabilities: Option<Arc<dyn HomeserverCapabilities>>,
     housekeeping: Option<(Arc<dyn Housekeeping>, HousekeepingSettings)>,
+    sweep: Option<SweepPorts>,
     policy: Policy,
     retry: RetryPolicy,
     http: HttpSettings,
     worker: WorkerSettings,
     metrics: Option<Metrics>,
+}
+
+/// What the sweep stands on, but for the clock and the secrets.
+struct SweepPorts {
+    records: Arc<dyn AccountRecords>,
+    erasures: Arc<dyn Erasures>,
+    states: Arc<dyn AccountStates>,
+    settings: SweepSettings,
 }
 
 /// Why no [`App`] was built.
@@ -74,6 +86,7 @@ impl Builder {
             mirror: None,
             capabilities: None,
             housekeeping: None,
+            sweep: None,
             policy: Policy::default(),
             retry: RetryPolicy::default(),
             http: HttpSettings::default(),
@@ -187,6 +200,20 @@ impl Builder {
         self
     }
 
+    /// What knows which accounts the homeserver has deactivated; these are erased, from the storage that `records` and
+    /// `erasures` look at. Without it, accounts stay until somebody erases them.
+    #[must_use]
+    pub fn sweep(
+        mut self,
+        records: Arc<dyn AccountRecords>,
+        erasures: Arc<dyn Erasures>,
+        states: Arc<dyn AccountStates>,
+        settings: SweepSettings,
+    ) -> Self {
+        self.sweep = Some(SweepPorts { records, erasures, states, settings });
+        self
+    }
+
     /// What the operator decides about contacts. `sends_mail`, `sends_sms` and `mirrors` are set by whether
     /// there is a mailer, an SMS sender, and a mirror.
     #[must_use]
@@ -241,6 +268,9 @@ impl Builder {
         self.reauthentication = self.reauthentication.map(|port| metrics.reauthentication(port));
         self.capabilities = self.capabilities.map(|port| metrics.capabilities(port));
         self.mirror = self.mirror.map(|port| metrics.mirror(port));
+        self.housekeeping = self.housekeeping.map(|(port, settings)| (metrics.housekeeping(port), settings));
+        self.sweep =
+            self.sweep.map(|ports| SweepPorts { states: metrics.account_states(ports.states), ..ports });
         self
     }
 
@@ -311,6 +341,15 @@ impl Builder {
                 Housekeeper::new(housekeeping, Arc::clone(&clock), lifetimes, settings.retention);
             Caretaker::new(housekeeper, settings)
         });
+        let sweep = self.sweep.map(|SweepPorts { records, erasures, states, settings }| {
+            let ports = EraserPorts {
+                records: Arc::clone(&records),
+                erasures,
+                clock: Arc::clone(&clock),
+                secrets: Arc::clone(&secrets),
+            };
+            Sweep::new(Sweeper::new(records, states, Eraser::new(ports, self.policy.unbind_within)), settings)
+        });
         let policy = Policy {
             sends_mail: self.mailer.is_some(),
             sends_sms: self.sms_sender.is_some(),
@@ -330,7 +369,7 @@ impl Builder {
         let contacts = Contacts::new(ports, policy);
         let api =
             Api::new(contacts, store, who_asks, templates, links, self.http, self.metrics, &request_ids);
-        Ok(App { api, worker, caretaker })
+        Ok(App { api, worker, caretaker, sweep })
     }
 }
 
@@ -350,6 +389,7 @@ pub struct App {
     pub(crate) api: Api,
     worker: Option<Worker>,
     caretaker: Option<Caretaker>,
+    sweep: Option<Sweep>,
 }
 
 impl App {
@@ -378,6 +418,12 @@ impl App {
     /// [`App::serve`] runs it by itself.
     pub fn caretaker(&self) -> Option<Caretaker> {
         self.caretaker.clone()
+    }
+
+    /// What erases accounts that the homeserver has deactivated, to be run beside the router; `None` where nothing knows
+    /// of any. [`App::serve`] runs it by itself.
+    pub fn sweep(&self) -> Option<Sweep> {
+        self.sweep.clone()
     }
 }
 

@@ -19,10 +19,12 @@
 //! [Account Administrative Contact API]: https://spec.matrix.org/v1.18/client-server-api/#adding-account-administrative-contact-information
 
 mod builder;
+mod client_stream;
 mod housekeeping;
 mod http;
 mod metrics;
 mod server;
+mod sweep;
 mod worker;
 
 pub use builder::{App, BuildError, Builder};
@@ -30,6 +32,7 @@ pub use housekeeping::{Caretaker, HousekeepingSettings};
 pub use http::{ForwardingHeader, HttpSettings};
 pub use metrics::{Metrics, PoolState};
 pub use server::ServeError;
+pub use sweep::{Sweep, SweepSettings};
 pub use worker::{Worker, WorkerSettings};
 
 /// The OpenAPI 3.1 document of the API: JSON, ended by a line feed.

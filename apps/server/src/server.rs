@@ -3,6 +3,7 @@
 //! It speaks HTTP/1.1 on hyper, since axum's own loop sets no limits on heads of requests. TLS and HTTP/2 are the
 //! reverse proxy's.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::builder::App;
+use crate::client_stream::ClientStream;
 use crate::http::{self, HttpSettings};
 use crate::metrics::Metrics;
 
@@ -56,8 +59,9 @@ impl App {
         // Whatever ends this future, dropped ones included, stops the relay too.
         let _stop_at_the_end = stop.clone().drop_guard();
         let mut relay = tokio::spawn(run_relay(self.worker(), stop.clone()));
-        // It ends with `stop`, after a batch at most; whatever ends it early, everything goes on without it.
+        // They end with `stop`, after a batch or an account at most; whatever ends one early, everything goes on without it.
         let tidying = self.caretaker().map(|caretaker| tokio::spawn(caretaker.run(stop.clone())));
+        let sweeping = self.sweep().map(|sweep| tokio::spawn(sweep.run(stop.clone())));
         let connections = GracefulShutdown::new();
         let router = http::standalone(&self.api, extra);
         let doors = Doors::new(router, &self.api.settings, self.api.metrics.clone());
@@ -73,8 +77,8 @@ impl App {
             connections.shutdown().await;
             self.api.commands.close();
             self.api.commands.wait().await;
-            if let Some(tidying) = tidying {
-                let _ended = tidying.await;
+            for ending in [tidying, sweeping].into_iter().flatten() {
+                let _ended = ending.await;
             }
             (&mut relay).await
         });
@@ -129,6 +133,7 @@ struct Doors {
     router: Router,
     http: http1::Builder,
     free: Arc<Semaphore>,
+    answer_timeout: Duration,
     metrics: Option<Metrics>,
 }
 
@@ -142,7 +147,8 @@ impl Doors {
         if let Some(metrics) = &metrics {
             metrics.requests().connections_at_most(most);
         }
-        Self { router, http, free: Arc::new(Semaphore::new(most)), metrics }
+        let free = Arc::new(Semaphore::new(most));
+        Self { router, http, free, answer_timeout: settings.answer_timeout, metrics }
     }
 
     /// Accepts connections for ever.
@@ -170,9 +176,21 @@ impl Doors {
         let router = self.router.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().call(request)
+            // Where a body in chunks ends is what a proxy and a server most easily read differently, so nothing that
+            // follows one is read.
+            let is_last = request.headers().contains_key(TRANSFER_ENCODING);
+            let answer = router.clone().call(request);
+            async move {
+                let mut answer = answer.await?;
+                if is_last {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
-        let connection = watcher.watch(self.http.serve_connection(TokioIo::new(stream), service));
+        let stream = ClientStream::new(stream, self.answer_timeout);
+        // Boxed, since a future that another one takes over is held in that one's memory twice.
+        let connection = Box::pin(watcher.watch(self.http.serve_connection(TokioIo::new(stream), service)));
         let counted = self.metrics.as_ref().map(|metrics| metrics.requests().connected());
         tokio::spawn(async move {
             let (_permit, _counted) = (permit, counted);

@@ -4,7 +4,7 @@ mod sms;
 
 use std::sync::Arc;
 
-use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver, SynapseMirror};
+use threepid_adapters::homeserver::{Homeserver, HomeserverSettings, InvalidHomeserver};
 use threepid_adapters::identity_server::{
     HyperIdentityServer, IdentityServerSettings, IdentityServerSettingsError, ServerSettings, SigningKey,
     SigningKeyError,
@@ -26,13 +26,13 @@ use threepid_domain::ports::{
     AccessTokens, AccountRecord, AccountRecords as _, HomeserverCapabilities, Limit, Mailer,
     Reauthentication, Secrets as _, Store,
 };
-use threepid_domain::use_cases::{Importer, ImporterPorts, OutboxDesk, Policy};
+use threepid_domain::use_cases::{Eraser, EraserPorts, Importer, ImporterPorts, OutboxDesk, Policy};
 use threepid_server::{App, Builder, HttpSettings, Metrics, PoolState, WorkerSettings};
 
 use crate::cli::Failure;
 use crate::config::{
     Accounts, Allowance, Config, DatabaseTls, HomeserverAccounts, IdentityConfig, KeySource, Limits,
-    MailTransport, MirrorConfig, Security, Sender, SmtpServer,
+    MailTransport, Security, Sender, SmtpServer, SynapseAdmin,
 };
 use crate::demo::{Caught, Letter};
 
@@ -103,7 +103,7 @@ impl Opened {
         let mut builder = Builder::new(config.public_base_url.clone())
             .store(remembering(Arc::clone(&store) as _, config))
             .outbox(Arc::clone(&store) as _)
-            .housekeeping(store, config.housekeeping)
+            .housekeeping(Arc::clone(&store) as _, config.housekeeping)
             .access_tokens(asking.access_tokens)
             .rate_limiter(Arc::new(self.limiter(config)?))
             .templates(Arc::new(templates(config)?))
@@ -126,7 +126,12 @@ impl Opened {
             builder = builder.identity_servers(Arc::new(identity_servers));
         }
         if let Some(mirror) = &config.mirror {
-            builder = builder.mirror(Arc::new(synapse_mirror(mirror)?));
+            let synapse = synapse_at(mirror)?;
+            builder = builder.mirror(Arc::new(synapse.mirror(AccessToken::new(mirror.token.expose()))));
+        }
+        if let Some((admin, settings)) = &config.sweep {
+            let states = synapse_at(admin)?.account_states(AccessToken::new(admin.token.expose()));
+            builder = builder.sweep(Arc::clone(&store) as _, store, Arc::new(states), *settings);
         }
         if let Some(metrics) = metrics {
             let database = self.database.clone();
@@ -229,6 +234,18 @@ impl Opened {
         kept.map_err(|error| Failure::running(format!("cannot tell what is kept about {user}"), error))
     }
 
+    /// What erases accounts.
+    pub(crate) fn eraser(&self) -> Eraser {
+        let store = Arc::new(SeaOrmStore::new(self.database.clone()));
+        let ports = EraserPorts {
+            records: Arc::clone(&store) as _,
+            erasures: store,
+            clock: Arc::clone(&self.clock) as _,
+            secrets: Arc::clone(&self.secrets) as _,
+        };
+        Eraser::new(ports, Policy::default().unbind_within)
+    }
+
     /// What decides about messages by hand.
     pub(crate) fn outbox_desk(&self) -> OutboxDesk {
         let records = Arc::new(SeaOrmStore::new(self.database.clone()));
@@ -291,8 +308,9 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
         homeserver(accounts)?;
     }
     identity_servers(&config.identity)?;
-    if let Some(mirror) = &config.mirror {
-        synapse_mirror(mirror)?;
+    let sweep = config.sweep.as_ref().map(|(admin, _)| admin);
+    for admin in config.mirror.iter().chain(sweep) {
+        synapse_at(admin)?;
     }
     if let KeySource::Value(_) = &config.server_key {
         server_key(config)?;
@@ -510,14 +528,13 @@ fn homeserver(accounts: &HomeserverAccounts) -> Result<Homeserver, Failure> {
     homeserver_at(&settings, "homeserver.base_url")
 }
 
-fn synapse_mirror(mirror: &MirrorConfig) -> Result<SynapseMirror, Failure> {
+fn synapse_at(admin: &SynapseAdmin) -> Result<Homeserver, Failure> {
     let settings = HomeserverSettings {
-        timeout: mirror.timeout,
-        extra_ca: mirror.ca_file.clone(),
-        ..HomeserverSettings::new(mirror.synapse_admin_url.clone())
+        timeout: admin.timeout,
+        extra_ca: admin.ca_file.clone(),
+        ..HomeserverSettings::new(admin.url.clone())
     };
-    let homeserver = homeserver_at(&settings, "mirror.synapse_admin_url")?;
-    Ok(homeserver.mirror(AccessToken::new(mirror.token.expose())))
+    homeserver_at(&settings, &format!("{}.synapse_admin_url", admin.section))
 }
 
 fn homeserver_at(settings: &HomeserverSettings, base_url: &str) -> Result<Homeserver, Failure> {

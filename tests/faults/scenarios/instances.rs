@@ -26,6 +26,8 @@ pub(super) async fn run(options: &Options) -> Outcome<Row> {
     let mut site = Site::builder(options)
         .instances(count)
         .set("RELAY__LEASE", format!("{}s", LEASE.as_secs()))
+        .set("MAIL__SMTP__TIMEOUT", "1s")
+        .set("MAIL__SMTP__SEND_TIMEOUT", "2s")
         .start()
         .await?;
     let mut chance = Chance::new(options.seed, 0);

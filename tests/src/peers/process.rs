@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tempfile::TempDir;
 
+use crate::kept;
+
 /// How long a peer may take to answer for the first time. A machine that compiles beside it is slow.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// The pause between two looks at something that is waited for.
@@ -343,6 +345,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.end();
+        // Other commands answer an operator, who may be told tokens.
+        if self.spec.name == "threepid" && self.spec.arguments.iter().any(|argument| argument == "serve") {
+            kept::log(&self.log);
+        }
         if std::thread::panicking()
             && let Ok(folder) = artifacts()
         {

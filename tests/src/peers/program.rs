@@ -64,6 +64,16 @@ impl Program {
         Self::start_by(&format!("exec \"$0\" \"$@\" 2>'{log}'"), arguments, variables)
     }
 
+    /// Starts `threepid` where it may open `soft` files, and may raise that to `hard`.
+    ///
+    /// # Errors
+    ///
+    /// It was not built.
+    pub fn start_with_open_files(soft: u32, hard: u32, arguments: &[&str]) -> Result<Self, PeerError> {
+        let script = format!("ulimit -Sn {soft}; ulimit -Hn {hard}; exec \"$0\" \"$@\"");
+        Self::start_by(&script, arguments, &[])
+    }
+
     /// Starts `threepid` from a shell's script that ends with its `exec`.
     fn start_by(script: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self, PeerError> {
         let folder = temp_folder("threepid")?;
@@ -146,10 +156,24 @@ impl Program {
 
     /// The most memory that the program has held so far, in KiB; `None` once it has ended.
     pub fn peak_memory(&self) -> Option<u64> {
+        self.kibibytes("VmHWM:")
+    }
+
+    /// The memory that the program holds now, in KiB; `None` once it has ended.
+    pub fn memory(&self) -> Option<u64> {
+        self.kibibytes("VmRSS:")
+    }
+
+    /// The part of [`Program::memory`] that is mapped from files, such as the program's code, in KiB.
+    pub fn mapped_memory(&self) -> Option<u64> {
+        self.kibibytes("RssFile:")
+    }
+
+    fn kibibytes(&self, name: &str) -> Option<u64> {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid()?.as_raw_nonzero())).ok()?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        peak.trim().trim_end_matches(" kB").parse().ok()
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().trim_end_matches(" kB").parse().ok()
     }
 
     /// Waits for it to end by itself and gives the exit status; 128 and the signal's number if one ended it.

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::ca::TestCa;
 use super::process::{PeerError, Process, Spec, repository, temp_folder, wait_until};
+use crate::kept;
 
 /// How long `wait_for_mail` waits.
 const MAIL_WITHIN: Duration = Duration::from_secs(30);
@@ -102,10 +103,12 @@ impl CapturedMail {
         let text = self.text.as_deref().unwrap_or_default();
         let pattern = Regex::new(r"https?://\S+/_threepid/confirm\?[^\s<>]+")
             .map_err(|error| PeerError::new(error.to_string()))?;
-        pattern
-            .find(text)
-            .map(|found| found.as_str().to_owned())
-            .ok_or_else(|| PeerError::new(format!("no link to the confirm page in: {text}")))
+        let found = pattern.find(text).map(|found| found.as_str().to_owned());
+        let link = found.ok_or_else(|| PeerError::new(format!("no link to the confirm page in: {text}")))?;
+        if let Some((_, token)) = link.split_once("token=") {
+            kept::secret("token", token.split('&').next().unwrap_or(token));
+        }
+        Ok(link)
     }
 
     fn read(path: &Path) -> Result<Self, PeerError> {
@@ -115,6 +118,7 @@ impl CapturedMail {
             .decode(value["raw"].as_str().unwrap_or_default())
             .map_err(|error| PeerError::new(error.to_string()))?;
         let headers = value["headers"].as_array().into_iter().flatten();
+        strings(&value["to"]).iter().for_each(|address| kept::secret("address", address));
         Ok(Self {
             from: text("from").unwrap_or_default(),
             to: strings(&value["to"]),

@@ -10,6 +10,7 @@ use super::ca::TestCa;
 use super::process::{PeerError, Process, Spec, free_port, temp_folder};
 use super::smtp::SmtpServer;
 use super::synapse::{Synapse, User};
+use crate::kept;
 
 /// A user's account at the identity server.
 #[derive(Debug, Clone)]
@@ -110,6 +111,7 @@ impl Sydent {
             self.call(Method::POST, "/_matrix/identity/v2/account/register", None, Some(&token)).await?;
         match answer["token"].as_str() {
             Some(access_token) if status == 200 => {
+                kept::secret("id_access_token", access_token);
                 Ok(IdentityAccount { user_id: user.user_id.clone(), access_token: access_token.to_owned() })
             }
             _ => Err(self.process.failure(&format!("refused an account: {status} {answer}"))),

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::ca::TestCa;
 use super::process::{PeerError, Process, Spec, free_port, temp_folder};
+use crate::kept;
 
 const REGISTRATION_SECRET: &str = "the stories register users with this";
 
@@ -336,6 +337,8 @@ impl Synapse {
 
 fn user(answer: &Value, password: &str) -> User {
     let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+    kept::fields(answer);
+    kept::secret("password", password);
     User {
         user_id: text("user_id"),
         access_token: text("access_token"),

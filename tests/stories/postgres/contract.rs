@@ -25,7 +25,8 @@ async fn fresh() -> Backend {
     Backend::new(store.clone(), store.clone())
         .kept_by(store.clone())
         .shown_by(store.clone())
-        .asked_by(store)
+        .asked_by(store.clone())
+        .erased_by(store)
         .reopened_by(reopen)
 }
 
@@ -101,4 +102,8 @@ async fn counts_that_say_nothing_any_more_leave_and_others_stay() -> super::Test
     assert_eq!(take("busy").await?, Verdict::Allowed);
     assert_eq!(store.purge(Perishable::Counts, after, 10).await?, 0);
     Ok(())
+}
+
+mod erasures {
+    threepid_domain::erasures_contract!(super::fresh());
 }

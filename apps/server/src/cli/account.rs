@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use threepid_domain::model::{DeviceId, UserId};
 
-use super::{Failure, Output, SettingsSource, account_record, complain};
+use super::{Failure, Output, SettingsSource, account_erased, account_record, complain};
 use crate::config::Accounts;
 use crate::wiring::Opened;
 
@@ -55,6 +55,19 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Erase all that is kept about an account, the homeserver's too, at once and without asking. What identity servers
+    /// publish of it is owed to be forgotten, and a server that runs goes on with that.
+    Erase {
+        /// Whose, as @localpart:server.
+        #[arg(value_parser = user_id)]
+        user: UserId,
+        /// Tell what would be erased, and erase nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How much of each kind, as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn user_id(text: &str) -> Result<UserId, String> {
@@ -80,7 +93,9 @@ fn password(file: &Path) -> Result<String, Failure> {
 impl Command {
     pub(super) async fn run(self, settings: &SettingsSource, output: Output) -> Result<(), Failure> {
         let config = settings.load()?;
-        if !matches!(config.accounts, Accounts::Local) && !matches!(self, Self::Show { .. }) {
+        if !matches!(config.accounts, Accounts::Local)
+            && !matches!(self, Self::Show { .. } | Self::Erase { .. })
+        {
             complain(
                 "threepid: warning: accounts: is not \"local\", so these accounts are not asked for tokens",
             );
@@ -120,11 +135,21 @@ impl Command {
             }
             Self::Show { user, json } => {
                 let record = opened.kept_about(&user).await?;
-                let is_local = opened.list_accounts().await?.contains(&user);
                 if json {
-                    output.line(account_record::whole(&user, &record, is_local));
+                    output.line(account_record::whole(&user, &record));
                 } else {
-                    account_record::counted(&record, is_local).iter().for_each(|line| output.line(line));
+                    account_record::counted(&record).iter().for_each(|line| output.line(line));
+                }
+            }
+            Self::Erase { user, dry_run, json } => {
+                let eraser = opened.eraser();
+                let erased = if dry_run { eraser.foresee(&user).await } else { eraser.erase(&user).await };
+                let erased =
+                    erased.map_err(|error| Failure::running(format!("cannot erase {user}"), error))?;
+                if json {
+                    output.line(account_erased::json(&user, &erased, dry_run));
+                } else {
+                    account_erased::lines(&erased, dry_run).iter().for_each(|line| output.line(line));
                 }
             }
         }

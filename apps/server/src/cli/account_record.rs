@@ -12,7 +12,7 @@ use threepid_domain::ports::AccountRecord;
 use super::times::rfc3339;
 
 /// How much of each kind there is, a kind a line.
-pub(super) fn counted(record: &AccountRecord, is_local: bool) -> Vec<String> {
+pub(super) fn counted(record: &AccountRecord) -> Vec<String> {
     let mut lines: Vec<String> = [
         ("contacts", record.threepids.len()),
         ("validation sessions", record.sessions.len()),
@@ -26,17 +26,17 @@ pub(super) fn counted(record: &AccountRecord, is_local: bool) -> Vec<String> {
     .iter()
     .map(|(what, count)| format!("{count} {what}"))
     .collect();
-    if is_local {
+    if record.is_local {
         lines.push("an account of our own, with its access tokens and its password as hashes".to_owned());
     }
     lines
 }
 
 /// All of it. No secret is in it: tokens and client secrets are kept as hashes alone, and these are left out.
-pub(super) fn whole(user: &UserId, record: &AccountRecord, is_local: bool) -> Value {
+pub(super) fn whole(user: &UserId, record: &AccountRecord) -> Value {
     json!({
         "user_id": user,
-        "is_local_account": is_local,
+        "is_local_account": record.is_local,
         "threepids": record.threepids.iter().map(threepid).collect::<Vec<_>>(),
         "sessions": record.sessions.iter().map(session).collect::<Vec<_>>(),
         "remote_sessions": record.remote_sessions.iter().map(remote_session).collect::<Vec<_>>(),

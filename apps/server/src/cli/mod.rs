@@ -3,6 +3,7 @@
 //! Exit codes: 0 it went well; 1 it failed while running; 2 the arguments or the settings make no sense.
 
 mod account;
+mod account_erased;
 mod account_record;
 mod audit;
 mod config;
@@ -10,6 +11,7 @@ mod demo;
 mod import;
 mod logs;
 mod migrate;
+mod open_files;
 mod outbox;
 mod output;
 mod serve;

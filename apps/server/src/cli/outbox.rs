@@ -137,6 +137,9 @@ fn states(named: &[String]) -> Vec<MessageState> {
 /// What stays undone where a message is dropped.
 fn said(record: &MessageRecord, undone: Undone) -> String {
     match (undone, &record.payload) {
+        (Undone::Unbind, Some(Payload::Unbind { server, forget: true, .. })) => format!(
+            "{server} goes on publishing the address of an account that was erased, and nothing here knows of it any more"
+        ),
         (Undone::Unbind, Some(Payload::Unbind { server, .. })) => format!(
             "{server} goes on publishing the address and is not asked again to forget it, unless its user unbinds or \
              deletes it once more"
@@ -164,7 +167,7 @@ impl Look {
             Some(Payload::ValidationSms { to, .. } | Payload::InUseSms { to }) => {
                 (Some(masked(to.as_str(), to.masked())), None, None)
             }
-            Some(Payload::Unbind { user_id, address, server }) => (
+            Some(Payload::Unbind { user_id, address, server, forget: _ }) => (
                 Some(masked(address.as_str(), address.masked())),
                 Some(server.to_string()),
                 Some(user_id.to_string()),
@@ -241,6 +244,7 @@ mod tests {
                 user_id: UserId::parse("@alice:example.org")?,
                 address: Address::parse(Medium::Email, "alice@example.org")?,
                 server: IdentityServerName::parse("id.example")?,
+                forget: false,
             }),
             state: MessageState::Dead,
             attempts: 3,

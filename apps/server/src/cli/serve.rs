@@ -6,18 +6,19 @@ use threepid_server::Metrics;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{Failure, SettingsSource, complain, logs, signals};
+use super::{Failure, SettingsSource, complain, logs, open_files, signals};
 use crate::config::Accounts;
 use crate::wiring::{self, Opened};
 
 pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
-    let config = settings.load()?;
+    let mut config = settings.load()?;
     for warning in &config.warnings {
         complain(format_args!("threepid: warning: {warning}"));
     }
     // A setting that an adapter refuses is said before a database is made or migrated.
     wiring::rehearse(&config)?;
     logs::start(&config.log);
+    config.http.max_connections = open_files::connections(config.http.max_connections);
     let mailer = wiring::mailer(&config)?;
     let opened = Opened::open(&config).await?;
     let metrics = config.metrics.map(|_| Metrics::new(env!("CARGO_PKG_VERSION")));

@@ -11,7 +11,7 @@ use threepid_domain::model::{
     AddressRules, Lifetimes, Medium, Rule, TrustedServer, TrustedServers, Validation,
 };
 use threepid_domain::use_cases::{Changes, DeprecatedAdd, Policy, Retention, RetryPolicy};
-use threepid_server::{ForwardingHeader, HousekeepingSettings, HttpSettings};
+use threepid_server::{ForwardingHeader, HousekeepingSettings, HttpSettings, SweepSettings};
 use url::Url;
 
 use super::Problem;
@@ -38,7 +38,9 @@ pub(crate) struct Config {
     /// Who asks again; it is the one that knows access tokens, or nobody.
     pub(crate) asks_again: bool,
     pub(crate) identity: IdentityConfig,
-    pub(crate) mirror: Option<MirrorConfig>,
+    pub(crate) mirror: Option<SynapseAdmin>,
+    /// What is asked which accounts have ended, and how.
+    pub(crate) sweep: Option<(SynapseAdmin, SweepSettings)>,
     pub(crate) mail: MailConfig,
     pub(crate) sms: SmsTransport,
     pub(crate) policy: Policy,
@@ -96,10 +98,12 @@ pub(crate) struct IdentityConfig {
     pub(crate) signing_key: Option<(PathBuf, String)>,
 }
 
-/// Synapse's own copy of contacts.
+/// How Synapse's admin API is asked.
 #[derive(Clone, Debug)]
-pub(crate) struct MirrorConfig {
-    pub(crate) synapse_admin_url: Url,
+pub(crate) struct SynapseAdmin {
+    /// The section that says so.
+    pub(crate) section: &'static str,
+    pub(crate) url: Url,
     pub(crate) token: Secret,
     pub(crate) timeout: Duration,
     pub(crate) ca_file: Option<PathBuf>,
@@ -196,7 +200,10 @@ impl Config {
             "is required: the http or https address of this server from outside, such as \"https://matrix.example.org\"",
         );
         let transport = mail_transport(&settings.mail, &mut judge);
-        let mirror = mirror(settings.mirror, &settings.homeserver, &mut judge);
+        let settings::Mirror { synapse_admin_url, token, token_file } = settings.mirror;
+        let token = AdminToken { token, token_file };
+        let mirror = synapse_admin("mirror", synapse_admin_url, token, &settings.homeserver, &mut judge);
+        let sweep = sweep(settings.sweep, settings.accounts, &settings.homeserver, &mut judge);
         let accounts = accounts(settings.accounts, settings.homeserver, &mut judge);
         let asks_again = judge.asks_again(settings.reauthentication, settings.accounts);
         let database = DatabaseConfig::new(settings.database, &mut judge);
@@ -264,6 +271,7 @@ impl Config {
             asks_again,
             identity,
             mirror,
+            sweep,
             mail: MailConfig { app_name: settings.mail.app_name, transport },
             sms,
             policy: Policy {
@@ -339,6 +347,7 @@ impl Judge {
             header_timeout: self.positive("http.header_timeout", http.header_timeout),
             body_timeout: self.positive("http.body_timeout", http.body_timeout),
             request_timeout: self.positive("http.request_timeout", http.request_timeout),
+            answer_timeout: self.positive("http.answer_timeout", http.answer_timeout),
             shutdown_grace: http.shutdown_grace.0,
             ..HttpSettings::default()
         }
@@ -533,42 +542,71 @@ fn accounts(choice: AccountsChoice, homeserver: settings::Homeserver, judge: &mu
     }
 }
 
-fn mirror(
-    mirror: settings::Mirror,
+/// An administrator's token, given in one of two ways.
+struct AdminToken {
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+}
+
+fn synapse_admin(
+    section: &'static str,
+    url: Option<BaseUrl>,
+    given: AdminToken,
     homeserver: &settings::Homeserver,
     judge: &mut Judge,
-) -> Option<MirrorConfig> {
-    let settings::Mirror { synapse_admin_url, token, token_file } = mirror;
-    let Some(BaseUrl(synapse_admin_url)) = synapse_admin_url else {
+) -> Option<SynapseAdmin> {
+    let AdminToken { token, token_file } = given;
+    let name = |setting: &str| format!("{section}.{setting}");
+    let Some(BaseUrl(url)) = url else {
         judge.must(
             token.is_none() && token_file.is_none(),
-            "mirror.synapse_admin_url",
-            "is required with mirror.token: where this server reaches Synapse, such as \"http://localhost:8008\"",
+            &name("synapse_admin_url"),
+            &format!("is required with {section}.token: where this server reaches Synapse, such as \"http://localhost:8008\""),
         );
         return None;
     };
-    if synapse_admin_url.scheme() == "http" && !is_this_machine(synapse_admin_url.host_str()) {
-        judge.warnings.push(Problem::new(
-            "mirror.synapse_admin_url",
+    if url.scheme() == "http" && !is_this_machine(url.host_str()) {
+        judge.warn(
+            &name("synapse_admin_url"),
             "is http towards another machine: an administrator's token goes in clear text",
-        ));
+        );
     }
     let token = match (token, token_file) {
         (Some(_), Some(_)) => {
-            judge.wrong("mirror.token_file", "is given together with mirror.token; keep one of them");
+            let text = format!("is given together with {section}.token; keep one of them");
+            judge.wrong(&name("token_file"), text);
             return None;
         }
         (Some(token), None) => token,
-        (None, Some(path)) => judge.secret_from("mirror.token_file", &path)?,
+        (None, Some(path)) => judge.secret_from(&name("token_file"), &path)?,
         (None, None) => {
-            judge.wrong("mirror.token", "is required with mirror.synapse_admin_url, or mirror.token_file is");
+            let text = format!("is required with {section}.synapse_admin_url, or {section}.token_file is");
+            judge.wrong(&name("token"), text);
             return None;
         }
     };
     let is_token = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    judge.must(is_token(token.expose()), "mirror.token", "must be an access token, without spaces");
+    judge.must(is_token(token.expose()), &name("token"), "must be an access token, without spaces");
     let (timeout, ca_file) = (homeserver.timeout.0, homeserver.ca_file.clone());
-    Some(MirrorConfig { synapse_admin_url, token, timeout, ca_file })
+    Some(SynapseAdmin { section, url, token, timeout, ca_file })
+}
+
+fn sweep(
+    sweep: settings::SweepChoice,
+    accounts: AccountsChoice,
+    homeserver: &settings::Homeserver,
+    judge: &mut Judge,
+) -> Option<(SynapseAdmin, SweepSettings)> {
+    let settings::SweepChoice { synapse_admin_url, token, token_file, every } = sweep;
+    let every = judge.positive("sweep.every", every);
+    judge.must(
+        synapse_admin_url.is_none() || accounts == AccountsChoice::Homeserver,
+        "sweep.synapse_admin_url",
+        "can be given only where accounts is \"homeserver\": Synapse does not know other accounts",
+    );
+    let token = AdminToken { token, token_file };
+    let admin = synapse_admin("sweep", synapse_admin_url, token, homeserver, judge)?;
+    Some((admin, SweepSettings { every, ..SweepSettings::default() }))
 }
 
 fn key_source(key: settings::ServerKey, database: &DatabaseConfig, judge: &mut Judge) -> Option<KeySource> {

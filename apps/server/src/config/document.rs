@@ -115,7 +115,7 @@ mod tests {
             .collect();
         let read: Settings = Figment::from(Toml::string(&uncommented.join("\n"))).extract()?;
         assert!(
-            read.mail.from.is_some() && read.mail.smtp.password.is_some() && read.addresses.allow.len() == 1
+            read.mail.from.is_some() && read.mail.smtp.password.is_some() && read.addresses.allow.len() == 2
         );
         Ok(())
     }

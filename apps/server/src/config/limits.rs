@@ -80,7 +80,7 @@ rates! {
     SubmitPerClient = 0.5, 30;
     /// Room for somebody who mistypes.
     SubmitPerSession = 0.1, 10;
-    /// Ten a day. Guessing without a pause succeeds within a year with a chance of 0.4 %.
+    /// Ten a day. Whoever guesses for a whole year is right with a chance of 0.4 %.
     CodesPerAddress = 0.000116, 10;
     /// One a day.
     InUseNoticePerAddress = 0.0000115, 1;

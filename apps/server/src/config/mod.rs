@@ -23,8 +23,8 @@ use figment::error::Kind;
 use figment::providers::{Format as _, Toml};
 
 pub(crate) use checked::{
-    Accounts, Config, HomeserverAccounts, IdentityConfig, KeySource, LogConfig, MailTransport, MirrorConfig,
-    Sender, SmtpServer,
+    Accounts, Config, HomeserverAccounts, IdentityConfig, KeySource, LogConfig, MailTransport, Sender,
+    SmtpServer, SynapseAdmin,
 };
 pub(crate) use env::CONFIG;
 pub(crate) use limits::{Allowance, Limits};

@@ -62,6 +62,9 @@ settings! {
         /// are added here. Import what Synapse has before this is switched on (`threepid import synapse`): with its first
         /// change, an account's list there becomes the one here.
         mirror: Mirror,
+        /// Accounts that Synapse has deactivated are erased here, as by `threepid account erase`. Without this section an
+        /// account stays here until you erase it.
+        sweep: SweepChoice,
         /// The mails that prove addresses.
         mail: Mail,
         /// The SMS that prove phone numbers.
@@ -187,6 +190,23 @@ settings! {
         token: Option<Secret> = None => "\"(secret)\"",
         /// A file that holds the token instead; one line break at its end is dropped.
         token_file: Option<PathBuf> = None => "\"/run/secrets/synapse-admin-token\"",
+    }
+}
+
+settings! {
+    /// `[sweep]`
+    SweepChoice {
+        /// Where this server reaches Synapse's admin API, which is asked about each account that anything is kept about
+        /// here; without it, none is. Only where `accounts` is "homeserver". `homeserver.timeout` and `homeserver.ca_file`
+        /// hold for it, too.
+        synapse_admin_url: Option<BaseUrl> = None => "\"http://localhost:8008\"",
+        /// The access token of an administrator of Synapse's. It may be the one of `mirror`.
+        token: Option<Secret> = None => "\"(secret)\"",
+        /// A file that holds the token instead; one line break at its end is dropped.
+        token_file: Option<PathBuf> = None => "\"/run/secrets/synapse-admin-token\"",
+        /// How often every account is asked about. A round takes a second for each account, or less where that would be
+        /// longer than half of this. More than zero.
+        every: Span = Span::seconds(24 * 60 * 60),
     }
 }
 
@@ -334,7 +354,8 @@ settings! {
         max_body_bytes: usize = 64 * 1024,
         /// The longest head of a request, in bytes; more is 431. At least 8192.
         max_header_bytes: usize = 16 * 1024,
-        /// How many connections are held at a time; others wait. At least 1.
+        /// How many connections are held at a time; others wait. At least 1. The process needs as many open files and
+        /// 256 more; where it may not open them, fewer connections are held, and the log says so.
         max_connections: usize = 4096,
         /// How long a request's head may take to arrive, and how long a connection may idle. More than zero.
         header_timeout: Span = Span::seconds(15),
@@ -342,6 +363,8 @@ settings! {
         body_timeout: Span = Span::seconds(10),
         /// How long a request may take in all; longer is 503, while what has begun still ends. More than zero.
         request_timeout: Span = Span::seconds(30),
+        /// How long a client may take to accept an answer; then its connection is closed. More than zero.
+        answer_timeout: Span = Span::seconds(30),
         /// How long requests and mails in flight have to end when the server is told to stop.
         shutdown_grace: Span = Span::seconds(30),
     }

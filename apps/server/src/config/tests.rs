@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use threepid_domain::model::{IdentityServerName, Validation};
+use threepid_domain::model::{Address, IdentityServerName, Medium, Validation};
 use threepid_domain::use_cases::{Changes, DeprecatedAdd};
 
 use super::*;
@@ -41,6 +41,21 @@ fn the_least_settings_are_enough() -> Outcome {
     assert_eq!(config.policy.deprecated_add, DeprecatedAdd::On);
     let warned: Vec<_> = config.warnings.into_iter().map(|warning| warning.setting).collect();
     assert_eq!(warned, ["deprecated_add"]);
+    Ok(())
+}
+
+#[test]
+fn mails_carry_codes_and_numbers_are_ruled_only_where_the_settings_say_so() -> Outcome {
+    let number = |text| Address::parse(Medium::Msisdn, text);
+    let config = read(LEAST, &[])?;
+    assert!(!config.policy.mails_code && config.policy.rules.permit(&number("447400123456")?));
+    let rules =
+        "[addresses]\nallow = [{ country = \"GB\" }]\ndeny = [{ medium = \"msisdn\", pattern = \"4474.*\" }]";
+    let config = read(&format!("{LEAST}\nmail.code = true\n{rules}"), &[])?;
+    assert!(config.policy.mails_code);
+    let permitted = ["447400123456", "447700900813", "15208782491"]
+        .map(|text| number(text).map(|number| config.policy.rules.permit(&number)));
+    assert_eq!(permitted, [Ok(false), Ok(true), Ok(false)]);
     Ok(())
 }
 
@@ -212,6 +227,14 @@ fn nonsense_is_refused_and_the_setting_is_named() {
             "mirror.token",
             "without spaces",
         ),
+        ("sweep.token = \"t\"", "sweep.synapse_admin_url", "is required with sweep.token"),
+        ("sweep.synapse_admin_url = \"http://localhost:8008\"", "sweep.token", "or sweep.token_file is"),
+        ("sweep.every = \"0s\"", "sweep.every", "longer than zero"),
+        (
+            "accounts = \"local\"\nsweep = { synapse_admin_url = \"http://localhost:8008\", token = \"t\" }",
+            "sweep.synapse_admin_url",
+            "only where accounts is",
+        ),
         ("mail.smtp.timeout = \"0s\"", "mail.smtp.timeout", "longer than zero"),
         ("mail.smtp.send_timeout = \"5m\"", "relay.lease", "longer than mail.smtp.send_timeout"),
         ("limits.max_subjects = 1", "limits.max_subjects", "at least 2"),
@@ -236,6 +259,14 @@ fn nonsense_is_refused_and_the_setting_is_named() {
             "not a regular expression",
         ),
         ("addresses.allow = [{ domain = \"a b\" }]", "addresses.allow[0]", "not a domain name"),
+        ("addresses.allow = [{ country = \"gb\" }]", "addresses.allow[0]", "ISO 3166-1"),
+        (
+            "addresses.allow = [{ country = \"GB\", medium = \"email\" }]",
+            "addresses.allow[0]",
+            "must be { domain",
+        ),
+        ("limits.sms_per_hour = 1", "limits.sms_per_hour", "at least 2"),
+        ("limits.codes_per_address.burst = 0", "limits.codes_per_address.burst", "at least 1"),
         ("addresses.allow = [{ pattern = \".*\" }]", "addresses.allow[0]", "must be { domain"),
         ("addresses.allow = [{ domian = \"a.b\" }]", "addresses.allow", "domian"),
         ("log.level = \"a=b=c\"", "log.level", "no level"),

@@ -23,6 +23,8 @@ pub struct HttpSettings {
     pub max_header_bytes: usize,
     /// So many connections are held at a time; others wait to be accepted. Default 4 096.
     pub max_connections: usize,
+    /// How long a client may take to accept an answer; then its connection is closed. Default 30 s.
+    pub answer_timeout: Duration,
     /// How long requests in flight and the relay have to end once the server is told to stop. Default 30 s.
     pub shutdown_grace: Duration,
     /// The hash of the pages' inline style as the Content-Security-Policy writes it, without quotes:
@@ -52,6 +54,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(15),
             max_header_bytes: 16 * 1024,
             max_connections: 4096,
+            answer_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
             page_style_csp_hash: None,
         }

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use threepid_domain::model::{Generation, RemoteRefusal, Sid, Token};
-use threepid_domain::ports::Secrets;
+use threepid_domain::ports::{AccountStates, Secrets};
 use threepid_domain::testing::{
     CountedSecrets, FakeIdentityServer, FakeReauthentication, FixedClock, FixedTokens, Fixture, MemoryStore,
     PlainTemplates, RecordingMailer, RecordingSmsSender, ScriptedLimiter, ServerReply,
@@ -19,7 +19,7 @@ use threepid_domain::use_cases::{Door, Policy, SubmitToken};
 use tower::ServiceExt;
 use url::Url;
 
-use crate::{App, Builder, HousekeepingSettings};
+use crate::{App, Builder, HousekeepingSettings, SweepSettings};
 
 /// `POST` a request for a token.
 pub(crate) const REQUEST_TOKEN: &str = "/_matrix/client/v3/account/3pid/email/requestToken";
@@ -62,7 +62,7 @@ impl Server {
 
     /// A server whose builder was changed in the end.
     pub(crate) fn built(change: impl FnOnce(Builder) -> Builder) -> Self {
-        Self::wired(|builder, mailer| change(builder.mailer(mailer)))
+        Self::wired(|builder, mailer, _store| change(builder.mailer(mailer)))
     }
 
     /// A server that trusts the identity servers of [`Fixture::trusting`], under a policy that was changed in the end.
@@ -74,7 +74,7 @@ impl Server {
 
     /// A server that sends no mail.
     pub(crate) fn without_mailer() -> Self {
-        Self::wired(|builder, _mailer| builder)
+        Self::wired(|builder, _mailer, _store| builder)
     }
 
     /// A server that sends mail and SMS, whose builder was changed in the end.
@@ -84,7 +84,14 @@ impl Server {
         Self { sms, ..Self::built(|builder| change(builder.sms_sender(sender))) }
     }
 
-    fn wired(change: impl FnOnce(Builder, Arc<RecordingMailer>) -> Builder) -> Self {
+    /// A server that sweeps its own storage.
+    pub(crate) fn sweeping(states: Arc<dyn AccountStates>) -> Self {
+        Self::wired(|builder, mailer, store| {
+            builder.mailer(mailer).sweep(store.clone(), store, states, SweepSettings::default())
+        })
+    }
+
+    fn wired(change: impl FnOnce(Builder, Arc<RecordingMailer>, Arc<MemoryStore>) -> Builder) -> Self {
         let tokens = FixedTokens::new()
             .with("alice", Fixture::user("@alice:example.org"))
             .with("bob", Fixture::user("@bob:example.org"));
@@ -112,7 +119,7 @@ impl Server {
             .templates(Arc::new(PlainTemplates))
             .clock(clock.clone())
             .secrets(secrets.clone());
-        let app = change(builder, mailer.clone()).build().expect("every port is given");
+        let app = change(builder, mailer.clone(), store.clone()).build().expect("every port is given");
         Self {
             router: app.standalone(),
             app,

@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 use std::sync::atomic::AtomicU64;
 use threepid_domain::model::{AuditAction, AuditDoor, Payload};
-use threepid_domain::ports::Unavailable;
+use threepid_domain::ports::{Perishable, Unavailable};
 use threepid_domain::use_cases::Delivered;
 
 /// Upper bounds of answers' and calls' times, in seconds; the time limit of a request is 30 s.
@@ -89,6 +89,11 @@ pub(super) struct ChangeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct WhatLabels {
+    pub(super) what: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CallLabels {
     pub(super) port: &'static str,
     pub(super) call: &'static str,
@@ -142,6 +147,7 @@ pub(super) struct Families {
     pub(super) oldest: Family<MessageLabels, Seconds>,
     pub(super) sessions: Counters<EventLabels>,
     pub(super) changes: Counters<ChangeLabels>,
+    pub(super) purged: Counters<WhatLabels>,
     pub(super) calls: Counters<OutcomeLabels>,
     pub(super) call_seconds: Times<CallLabels>,
     pub(super) servers: Counters<ServerLabels>,
@@ -211,6 +217,12 @@ impl Families {
             ),
             sessions: registered(r, "sessions", "What became of validation sessions", Family::default()),
             changes: registered(r, "contact_changes", "Changes of contacts, as audited", Family::default()),
+            purged: registered(
+                r,
+                "purged",
+                "What had ended and was removed by housekeeping",
+                Family::default(),
+            ),
             calls: registered(
                 r,
                 "port_calls",
@@ -254,6 +266,9 @@ impl Families {
         for (action, door) in CHANGES {
             let labels = ChangeLabels { action: action.as_str(), door: door.as_str() };
             drop(self.changes.get_or_create(&labels));
+        }
+        for what in Perishable::ALL {
+            drop(self.purged.get_or_create(&WhatLabels { what: what.as_str() }));
         }
     }
 

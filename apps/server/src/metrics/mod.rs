@@ -27,8 +27,8 @@ use prometheus_client::encoding::prometheus_text::{self, encode};
 use prometheus_client::registry::Registry;
 use threepid_domain::model::{Payload, TrustedServers};
 use threepid_domain::ports::{
-    AccessTokens, Clock, HomeserverCapabilities, IdentityServer, Mailer, Mirror, Outbox, RateLimiter,
-    Reauthentication, SmsSender, Store, Unavailable,
+    AccessTokens, AccountStates, Clock, HomeserverCapabilities, Housekeeping, IdentityServer, Mailer, Mirror,
+    Outbox, RateLimiter, Reauthentication, SmsSender, Store, Unavailable,
 };
 use threepid_domain::use_cases::Delivered;
 use tokio::time::Instant;
@@ -179,6 +179,14 @@ impl Metrics {
 
     pub(crate) fn mirror(&self, inner: Arc<dyn Mirror>) -> Arc<dyn Mirror> {
         Arc::new(ports::CountedMirror::new(inner, &self.0.families))
+    }
+
+    pub(crate) fn housekeeping(&self, inner: Arc<dyn Housekeeping>) -> Arc<dyn Housekeeping> {
+        Arc::new(ports::CountedHousekeeping::new(inner, &self.0.families))
+    }
+
+    pub(crate) fn account_states(&self, inner: Arc<dyn AccountStates>) -> Arc<dyn AccountStates> {
+        Arc::new(ports::CountedAccountStates::new(inner, &self.0.families))
     }
 
     fn set_pool(&self, pool: &PoolState) {

@@ -11,14 +11,15 @@ use threepid_domain::model::{
     Threepid, Timestamp, TrustedServers, UserId,
 };
 use threepid_domain::ports::{
-    AccessTokens, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn, Credentials, DeliveryError,
-    Freshness, HomeserverCapabilities, IdentityServer, IdentityServerError, Limit, Mail, Mailer, Mirror,
-    OpenedRemotely, Outbox, RateLimiter, Reauthentication, ReauthenticationError, RemoteCredentials,
-    RemoteTokenRequest, RemoteValidation, Sms, SmsSender, Unavailable, Unbound, Verdict, WhoseTokenError,
+    AccessTokens, AccountState, AccountStates, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn,
+    Credentials, DeliveryError, Freshness, HomeserverCapabilities, Housekeeping, IdentityServer,
+    IdentityServerError, Limit, Mail, Mailer, Mirror, OpenedRemotely, Outbox, Perishable, RateLimiter,
+    Reauthentication, ReauthenticationError, RemoteCredentials, RemoteTokenRequest, RemoteValidation, Sms,
+    SmsSender, Unavailable, Unbound, Verdict, WhoseTokenError,
 };
 
 use super::calls::{Calls, Outcome};
-use super::families::{Counters, Families, LimitLabels, OUTCOMES, ServerLabels};
+use super::families::{Counters, Families, LimitLabels, OUTCOMES, ServerLabels, WhatLabels};
 
 /// A decorator with the handles of these calls.
 macro_rules! counted {
@@ -45,6 +46,7 @@ counted!(CountedAccessTokens: dyn AccessTokens = "access_tokens" { for_reading, 
 counted!(CountedReauthentication: dyn Reauthentication = "reauthentication" { challenge, answer });
 counted!(CountedCapabilities: dyn HomeserverCapabilities = "capabilities" { capabilities });
 counted!(CountedMirror: dyn Mirror = "mirror" { put });
+counted!(CountedAccountStates: dyn AccountStates = "account_states" { state });
 
 #[async_trait]
 impl Outbox for CountedOutbox {
@@ -128,6 +130,37 @@ impl HomeserverCapabilities for CountedCapabilities {
 impl Mirror for CountedMirror {
     async fn put(&self, user_id: UserId, threepids: Vec<Threepid>) -> Result<(), DeliveryError> {
         self.put.watch(self.inner.put(user_id, threepids)).await
+    }
+}
+
+/// Counts what was removed, too.
+pub(super) struct CountedHousekeeping {
+    inner: Arc<dyn Housekeeping>,
+    purge: Calls,
+    purged: Counters<WhatLabels>,
+}
+
+impl CountedHousekeeping {
+    pub(super) fn new(inner: Arc<dyn Housekeeping>, families: &Families) -> Self {
+        let purge = Calls::new(families, "housekeeping", "purge");
+        Self { inner, purge, purged: families.purged.clone() }
+    }
+}
+
+#[async_trait]
+impl Housekeeping for CountedHousekeeping {
+    async fn purge(&self, what: Perishable, before: Timestamp, limit: usize) -> Result<usize, Unavailable> {
+        let removed = self.purge.watch(self.inner.purge(what, before, limit)).await?;
+        let removed_now = u64::try_from(removed).unwrap_or(u64::MAX);
+        self.purged.get_or_create(&WhatLabels { what: what.as_str() }).inc_by(removed_now);
+        Ok(removed)
+    }
+}
+
+#[async_trait]
+impl AccountStates for CountedAccountStates {
+    async fn state(&self, user_id: UserId) -> Result<AccountState, Unavailable> {
+        self.state.watch(self.inner.state(user_id)).await
     }
 }
 

@@ -198,6 +198,21 @@ async fn panics_refusals_and_identity_servers_that_are_down_are_counted() {
     assert_counts(&metrics, &[(&down.0, "1"), (&down.1, "0")]).await;
 }
 
+#[tokio::test]
+async fn what_housekeeping_removes_is_counted_by_what_it_was() {
+    let (server, metrics) = counting();
+    server.pending("a@example.org", "secret").await;
+    server.clock.advance(Duration::from_secs(60 * 60 * 60));
+    let Some(caretaker) = server.app.caretaker() else { panic!("there is housekeeping") };
+    let stop = CancellationToken::new();
+    let caretaker = tokio::spawn(caretaker.run(stop.clone()));
+    let removed = r#"threepid_purged_total{what="sessions"}"#;
+    eventually(&metrics, |text| value(text, removed).as_deref() == Some("1")).await;
+    stop.cancel();
+    assert!(caretaker.await.is_ok());
+    assert_counts(&metrics, &[(r#"threepid_purged_total{what="challenges"}"#, "0")]).await;
+}
+
 /// Everything that a server can tell.
 async fn all_families() -> BTreeSet<String> {
     let (server, metrics) = counting();

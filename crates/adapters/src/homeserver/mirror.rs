@@ -60,9 +60,8 @@ impl std::fmt::Debug for SynapseMirror {
 #[async_trait]
 impl Mirror for SynapseMirror {
     async fn put(&self, user_id: UserId, threepids: Vec<Threepid>) -> Result<(), DeliveryError> {
-        let user: String = url::form_urlencoded::byte_serialize(user_id.as_str().as_bytes()).collect();
-        let path = format!("{USERS}{user}");
-        let question = Question { path: Cow::Owned(path.clone()), ..Question::get(USERS) };
+        let question = account_question(&user_id);
+        let path = question.path.clone();
         let known = account(&self.ask(question).await?)?;
         if known.get("deactivated") == Some(&Value::Bool(true)) {
             return Err(DeliveryError::Permanent("the account is deactivated".into()));
@@ -78,7 +77,7 @@ impl Mirror for SynapseMirror {
             wanted.iter().map(|(medium, address)| json!({ "medium": medium, "address": address })).collect();
         let question = Question {
             method: Method::PUT,
-            path: Cow::Owned(path),
+            path,
             body: Bytes::from(json!({ "threepids": list }).to_string()),
             repeat: Repeat::Safe,
         };
@@ -88,6 +87,12 @@ impl Mirror for SynapseMirror {
         }
         Err(DeliveryError::Transient("Synapse keeps another list than it was given".into()))
     }
+}
+
+/// What Synapse knows of an account.
+pub(super) fn account_question(user_id: &UserId) -> Question {
+    let user: String = url::form_urlencoded::byte_serialize(user_id.as_str().as_bytes()).collect();
+    Question { path: Cow::Owned(format!("{USERS}{user}")), ..Question::get(USERS) }
 }
 
 /// The account in an answer.

@@ -1,11 +1,12 @@
-//! The homeserver, asked as its own client would ask, with the client's own token; the mirror alone asks with an
-//! administrator's.
+//! The homeserver, asked as its own client would ask, with the client's own token; the mirror and the question whether an
+//! account was deactivated alone come with an administrator's.
 //!
 //! ```text
 //! Homeserver ──▶ HomeserverTokens             AccessTokens            GET  account/whoami
 //!            ├─▶ HomeserverReauthentication   Reauthentication        POST delete_devices
 //!            ├─▶ HomeserverAbilities          HomeserverCapabilities  GET  capabilities
-//!            └─▶ SynapseMirror                Mirror                  GET, PUT /_synapse/admin/v2/users
+//!            ├─▶ SynapseMirror                Mirror                  GET, PUT /_synapse/admin/v2/users
+//!            └─▶ SynapseAccountStates         AccountStates           GET  /_synapse/admin/v2/users
 //! ```
 //!
 //! Every exchange is bounded in time and size. Redirects are not followed: a token goes to the homeserver and nowhere
@@ -13,6 +14,7 @@
 //! word.
 
 mod abilities;
+mod account_states;
 mod answer;
 mod client;
 mod mirror;
@@ -25,6 +27,7 @@ use threepid_domain::model::{AccessToken, DeviceId, Sid, UserId};
 use url::Url;
 
 pub use abilities::HomeserverAbilities;
+pub use account_states::SynapseAccountStates;
 use client::Client;
 pub use client::InvalidHomeserver;
 pub use mirror::SynapseMirror;
@@ -102,6 +105,11 @@ impl Homeserver {
     /// Keeps Synapse's own list of contacts equal to ours, with the token of one of its administrators.
     pub fn mirror(&self, admin_token: AccessToken) -> SynapseMirror {
         SynapseMirror::new(self.client.clone(), admin_token)
+    }
+
+    /// Knows which accounts Synapse has deactivated, with the token of one of its administrators.
+    pub fn account_states(&self, admin_token: AccessToken) -> SynapseAccountStates {
+        SynapseAccountStates::new(self.client.clone(), admin_token)
     }
 }
 

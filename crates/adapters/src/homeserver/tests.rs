@@ -13,6 +13,7 @@ use threepid_domain::ports::{AccessTokens as _, Credentials, Freshness, WhoseTok
 use super::*;
 
 mod abilities;
+mod account_states;
 mod mirror;
 mod reauthentication;
 mod tokens;

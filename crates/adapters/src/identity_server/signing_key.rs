@@ -87,21 +87,17 @@ impl SigningKey {
         if IdentityServerName::parse(homeserver).is_err() {
             return Err(SigningKeyError::Homeserver(homeserver.to_owned()));
         }
-        let format = |why| SigningKeyError::Format { path: path.to_owned(), why };
-        let text = read_guarded(path)?;
-        let (version, seed) = match text.contains(PEM_BEGIN) {
-            true => dendrite(&text),
-            false => synapse(&text),
-        }
-        .map_err(format)?;
-        if version.is_empty() || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return Err(format("the key's identifier is not made of letters, digits and underscores"));
-        }
-        let seed = BASE64.decode(seed).map_err(|_| format("the key is not base64"))?;
-        let seed: [u8; 32] = seed.try_into().map_err(|_| format("the key has not 32 bytes"))?;
-        let pair = Ed25519KeyPair::new(ED25519, &seed, None, version)
-            .map_err(|_| format("the key is no Ed25519 seed"))?;
+        let pair = pair(&read_guarded(path)?);
+        let pair = pair.map_err(|why| SigningKeyError::Format { path: path.to_owned(), why })?;
         Ok(Self { homeserver: homeserver.to_owned(), pair })
+    }
+
+    /// The key that a file of this text holds, and the public one.
+    #[cfg(test)]
+    pub(super) fn of_text(text: &str, homeserver: &str) -> Result<(Self, [u8; 32]), &'static str> {
+        let pair = pair(text)?;
+        let public = pair.public_key();
+        Ok((Self { homeserver: homeserver.to_owned(), pair }, public))
     }
 
     /// The homeserver's name.
@@ -159,6 +155,20 @@ fn read_guarded(path: &Path) -> Result<String, SigningKeyError> {
         return Err(format("it is too long"));
     }
     String::from_utf8(bytes).map_err(|_| format("it is not text"))
+}
+
+/// The first key of a file's text; an error says what is wrong without the text.
+fn pair(text: &str) -> Result<Ed25519KeyPair, &'static str> {
+    let (version, seed) = match text.contains(PEM_BEGIN) {
+        true => dendrite(text),
+        false => synapse(text),
+    }?;
+    if version.is_empty() || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Err("the key's identifier is not made of letters, digits and underscores");
+    }
+    let seed = BASE64.decode(seed).map_err(|_| "the key is not base64")?;
+    let seed: [u8; 32] = seed.try_into().map_err(|_| "the key has not 32 bytes")?;
+    Ed25519KeyPair::new(ED25519, &seed, None, version).map_err(|_| "the key is no Ed25519 seed")
 }
 
 /// Identifier and base64 of the first line that is not empty.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, OnConflict, Order};
-use sea_orm::{ColumnTrait as _, DbErr, EntityTrait, QueryFilter as _, QueryOrder};
+use sea_orm::{ColumnTrait as _, DbErr, EntityTrait, QueryFilter as _, QueryOrder, SqlErr};
 use threepid_domain::model::{AccessToken, Caller, DeviceId, KeyedHash, UserId};
 use threepid_domain::ports::{AccessTokens, Clock, Credentials, Freshness, Unavailable, WhoseTokenError};
 
@@ -112,7 +112,7 @@ impl LocalAccounts {
         token: &AccessToken,
         device_id: Option<&DeviceId>,
     ) -> Result<(), IssueTokenError> {
-        // Accounts are never removed, so one that is seen stays; the foreign key holds it besides.
+        // It may be erased before the token is there: then the foreign key refuses it.
         let account =
             account::Entity::find_by_id(user.as_str()).one(self.database.reader()).await.map_err(down)?;
         if account.is_none() {
@@ -127,9 +127,15 @@ impl LocalAccounts {
         let inserted = account_token::Entity::insert(row)
             .on_conflict(OnConflict::new().do_nothing().to_owned())
             .exec_without_returning(self.database.writer())
-            .await
-            .map_err(down)?;
-        if inserted > 0 { Ok(()) } else { Err(IssueTokenError::Taken) }
+            .await;
+        match inserted {
+            Ok(0) => Err(IssueTokenError::Taken),
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.sql_err(), Some(SqlErr::ForeignKeyConstraintViolation(_))) => {
+                Err(IssueTokenError::NoSuchAccount(user.clone()))
+            }
+            Err(error) => Err(down(error).into()),
+        }
     }
 
     /// Gives an account this password, in place of one that it has. `salt` is 128 random bits.

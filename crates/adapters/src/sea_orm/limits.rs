@@ -11,6 +11,7 @@ use threepid_domain::ports::Unavailable;
 
 use super::connection::Database;
 use super::error::{ApplyError, StorageError, unavailable};
+use super::storable_subject;
 use crate::limits::{Act, Counted, SharedCounts};
 
 const PORT: &str = "rate limiter";
@@ -97,7 +98,7 @@ impl SharedCounts for Database {
     async fn take(&self, limit: &'static str, subject: String, act: Act) -> Result<Counted, Unavailable> {
         let Act { now, interval, empty_until, nonsense_after } = act;
         let numbers = [now, interval, empty_until, nonsense_after];
-        let mut parameters: Vec<Value> = vec![limit.into(), storable(&subject).into()];
+        let mut parameters: Vec<Value> = vec![limit.into(), storable_subject(&subject).into()];
         parameters.extend(numbers.map(Value::from));
         if let Some(full_at) = self.count(TAKE, parameters).await? {
             return Ok(Counted { is_allowed: true, full_at });
@@ -109,7 +110,8 @@ impl SharedCounts for Database {
 
     async fn full_at(&self, limit: &'static str, subject: String) -> Result<Option<i64>, Unavailable> {
         let backend = self.reader().get_database_backend();
-        let read = Statement::from_sql_and_values(backend, READ, [limit.into(), storable(&subject).into()]);
+        let read =
+            Statement::from_sql_and_values(backend, READ, [limit.into(), storable_subject(&subject).into()]);
         let read = async {
             let row = self.reader().query_one_raw(read).await?;
             row.map(|row| row.try_get_by_index(0)).transpose()
@@ -118,12 +120,8 @@ impl SharedCounts for Database {
     }
 
     async fn give_back(&self, limit: &'static str, subject: String, act: Act) -> Result<(), Unavailable> {
-        self.count(GIVE_BACK, vec![limit.into(), storable(&subject).into(), act.interval.into()]).await?;
+        self.count(GIVE_BACK, vec![limit.into(), storable_subject(&subject).into(), act.interval.into()])
+            .await?;
         Ok(())
     }
-}
-
-/// PostgreSQL's text holds no NUL. Subjects that differ stay different.
-fn storable(subject: &str) -> String {
-    subject.replace('%', "%25").replace('\0', "%00")
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Database ──connect, migrate, claim_key──▶ an engine and its connections, and the shared counts of limits
-//!    ├── SeaOrmStore     the ports Store and Outbox, Housekeeping, OutboxRecords and AccountRecords
+//!    ├── SeaOrmStore     the ports Store and Outbox, Housekeeping, OutboxRecords, AccountRecords and Erasures
 //!    └── LocalAccounts   the port AccessTokens, for the demo, tests and embedders
 //!        └── LocalReauthentication   the port Reauthentication, by their passwords
 //! ```
@@ -18,6 +18,7 @@ mod audit;
 mod connection;
 mod engine;
 mod entities;
+mod erasures;
 mod error;
 mod housekeeping;
 #[cfg(feature = "limits")]
@@ -45,3 +46,8 @@ pub use server_key::ClaimKeyError;
 pub use store::SeaOrmStore;
 
 use error::StorageError;
+
+/// A subject of a limit as a row has it: PostgreSQL's text holds no NUL. Subjects that differ stay different.
+fn storable_subject(subject: &str) -> String {
+    subject.replace('%', "%25").replace('\0', "%00")
+}

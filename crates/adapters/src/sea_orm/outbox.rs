@@ -167,6 +167,7 @@ impl SeaOrmStore {
 
         let settled = |state: &str| vec![(State, Value::from(state)), (SettledAt, ms(now).into())];
         let columns = match settlement {
+            Settlement::Forget => return self.remove(id, lease_id).await,
             Settlement::Sent => settled(outbox::SENT),
             Settlement::Expired => settled(outbox::EXPIRED),
             Settlement::Dead { reason } => {
@@ -188,6 +189,19 @@ impl SeaOrmStore {
             update = update.col_expr(column, Expr::val(value));
         }
         Ok(self.database().execute(&update.into_query()).await? > 0)
+    }
+}
+
+impl SeaOrmStore {
+    /// Removes a message where the lease is still its own.
+    async fn remove(&self, id: &MessageId, lease_id: &LeaseId) -> Result<bool, StorageError> {
+        use outbox::Column::{Id, LeaseId, State};
+
+        let delete = outbox::Entity::delete_many()
+            .filter(Id.eq(id.as_str()))
+            .filter(LeaseId.eq(lease_id.as_str()))
+            .filter(State.eq(outbox::QUEUED));
+        Ok(self.database().execute(&delete.into_query()).await? > 0)
     }
 }
 

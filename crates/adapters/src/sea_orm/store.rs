@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{ExprTrait, OnConflict};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, SqlErr};
 use threepid_domain::model::{
     Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash,
-    OutboxMessage, RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
+    MessageId, OutboxMessage, RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
     ValidationSession,
 };
 use threepid_domain::ports::{CommitError, Conflict, Store, Unavailable};
@@ -198,6 +198,7 @@ async fn apply(transaction: &DatabaseTransaction, unit: &UnitOfWork) -> Result<(
                 }
             }
             Change::Audit(entry) => audit::append(transaction, entry).await?,
+            Change::AuditUnbind { entry, message } => audit_unbind(transaction, entry, message).await?,
             Change::Enqueue(message) => enqueue(transaction, message).await?,
             Change::EnqueueMirror(message) => {
                 drop_waiting(transaction, message).await?;
@@ -284,9 +285,41 @@ async fn import_threepid(transaction: &DatabaseTransaction, threepid: &Threepid)
     if owned.is_some() { Ok(()) } else { Err(Conflict::AddressOwned.into()) }
 }
 
-async fn enqueue(transaction: &DatabaseTransaction, message: &OutboxMessage) -> Result<(), ApplyError> {
+pub(super) async fn enqueue(
+    transaction: &DatabaseTransaction,
+    message: &OutboxMessage,
+) -> Result<(), ApplyError> {
     outbox::Entity::insert(outbox::queued(message)?).exec_without_returning(transaction).await?;
     Ok(())
+}
+
+/// Keeps the entry, unless an unbind of the same binding is owed that is to leave nothing.
+async fn audit_unbind(
+    transaction: &DatabaseTransaction,
+    entry: &AuditEntry,
+    message: &MessageId,
+) -> Result<(), ApplyError> {
+    // An erasure replaces the message. Written, it has either one of them wait for the other, or the erasure run anew: so
+    // the erasure is seen below, or it sees the entry.
+    outbox::Entity::update_many()
+        .col_expr(outbox::Column::Attempts, Expr::col(outbox::Column::Attempts))
+        .filter(outbox::Column::Id.eq(message.as_str()))
+        .filter(outbox::Column::State.eq(outbox::QUEUED))
+        .exec(transaction)
+        .await?;
+    if let Some(key) = entry.binding() {
+        let owed = outbox::Entity::find()
+            .filter(outbox::Column::Subject.eq(outbox::subject(&key)))
+            .filter(outbox::Column::State.eq(outbox::QUEUED))
+            .all(transaction)
+            .await?;
+        for row in owed {
+            if row.record()?.payload.is_some_and(|payload| payload.leaves_nothing()) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(audit::append(transaction, entry).await?)
 }
 
 /// Whether the account owned it.

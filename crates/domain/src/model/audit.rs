@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, IdentityServerName, Timestamp, UserId};
+use super::{Address, BindingKey, IdentityServerName, Timestamp, UserId};
 
 /// One change of one contact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,14 @@ pub struct AuditEntry {
     pub server: Option<IdentityServerName>,
     /// What to look for in the log: the id of the request, or of the message that the relay delivered.
     pub reference: Option<String>,
+}
+
+impl AuditEntry {
+    /// The binding that it tells of, if it names an identity server.
+    pub fn binding(&self) -> Option<BindingKey> {
+        let (user_id, address) = (self.user_id.clone(), self.address.clone());
+        self.server.clone().map(|server| BindingKey { user_id, address, server })
+    }
 }
 
 macro_rules! named {

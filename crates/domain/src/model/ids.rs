@@ -30,6 +30,11 @@ impl UserId {
         Ok(Self(text.to_owned()))
     }
 
+    /// Whom what is left of erased accounts stands under. Nobody has it: `.invalid` is no server's name.
+    pub fn erased() -> Self {
+        Self("@erased:erased.invalid".to_owned())
+    }
+
     /// The user ID as it is written on the wire.
     pub fn as_str(&self) -> &str {
         &self.0

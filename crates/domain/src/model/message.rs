@@ -46,6 +46,10 @@ pub enum Payload {
         address: Address,
         /// Where.
         server: IdentityServerName,
+        /// Whether nothing is to be left of it once it is settled, since its account was erased: no entry of the audit
+        /// trail, and no settled message.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        forget: bool,
     },
     /// That the homeserver's copy of an account's contacts becomes equal to ours, as ours are when it is delivered.
     Mirror {
@@ -108,11 +112,34 @@ impl Payload {
             | Self::ValidationSms { .. }
             | Self::InUseMail { .. }
             | Self::InUseSms { .. } => None,
-            Self::Unbind { user_id, address, server } => Some(BindingKey {
+            Self::Unbind { user_id, address, server, forget: _ } => Some(BindingKey {
                 user_id: user_id.clone(),
                 address: address.clone(),
                 server: server.clone(),
             }),
+        }
+    }
+
+    /// The account that the message names, if it names one.
+    pub const fn account(&self) -> Option<&UserId> {
+        match self {
+            Self::Unbind { user_id, .. } | Self::Mirror { user_id } => Some(user_id),
+            Self::ValidationMail { .. }
+            | Self::ValidationSms { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => None,
+        }
+    }
+
+    /// Whether nothing is to be left of it once it is settled.
+    pub const fn leaves_nothing(&self) -> bool {
+        match self {
+            Self::Unbind { forget, .. } => *forget,
+            Self::ValidationMail { .. }
+            | Self::ValidationSms { .. }
+            | Self::Mirror { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => false,
         }
     }
 
@@ -251,6 +278,8 @@ pub enum Settlement {
     },
     /// It was not worth sending any more.
     Expired,
+    /// Nothing is to be done any more, and nothing of it is to be kept.
+    Forget,
 }
 
 #[cfg(test)]
@@ -274,6 +303,7 @@ mod tests {
                 user_id: user_id.clone(),
                 address,
                 server: IdentityServerName::parse("id.example")?,
+                forget: false,
             },
             Payload::Mirror { user_id },
             Payload::ValidationSms { to: Msisdn::parse("447700900813")?, sid, generation },

@@ -6,6 +6,7 @@ mod caller;
 mod challenge;
 mod code;
 mod digits;
+mod erasure;
 mod identity_server;
 mod ids;
 mod message;
@@ -24,6 +25,7 @@ pub use audit::{AuditAction, AuditDoor, AuditEntry, AuditQuery};
 pub use caller::Caller;
 pub use challenge::Challenge;
 pub use code::Code;
+pub use erasure::{Erased, Erasure, UponErasure};
 pub use identity_server::{
     Binding, BindingState, IdentityServerName, InvalidServerName, RemoteSession, SpentProof, TrustedServer,
     TrustedServers, Validation,

@@ -1,8 +1,8 @@
 //! A change of the world as a value: all of it happens, or none.
 
 use super::{
-    Address, AuditEntry, Binding, Challenge, IdentityServerName, OutboxMessage, RemoteSession, SpentProof,
-    Threepid, Timestamp, UserId, ValidationSession,
+    Address, AuditEntry, Binding, Challenge, IdentityServerName, MessageId, OutboxMessage, RemoteSession,
+    SpentProof, Threepid, Timestamp, UserId, ValidationSession,
 };
 
 /// One change. The list is exhaustive on purpose: an adapter that compiles applies every kind of change.
@@ -43,6 +43,14 @@ pub enum Change {
     },
     /// Remember a change of a contact.
     Audit(AuditEntry),
+    /// Remember that an identity server has forgotten a binding, as a message had it do; unless by now an unbind of the same
+    /// binding is owed that is to leave nothing: then the account was erased meanwhile.
+    AuditUnbind {
+        /// What is remembered; it names the server.
+        entry: AuditEntry,
+        /// The message, which may be gone by now.
+        message: MessageId,
+    },
     /// Owe no more what is owed about a binding: unsettled messages of its subject go.
     CancelUnbind(BindingKey),
     /// Remember a challenge that was passed on; one that is remembered already stays as it is, spent or not.
@@ -147,6 +155,12 @@ impl UnitOfWork {
         self.with(Change::Audit(entry))
     }
 
+    /// Remembers an unbind that this message had an identity server do, unless the account was erased meanwhile.
+    #[must_use]
+    pub fn audit_unbind(self, entry: AuditEntry, message: MessageId) -> Self {
+        self.with(Change::AuditUnbind { entry, message })
+    }
+
     /// Owes no unbind of this binding any more.
     #[must_use]
     pub fn cancel_unbind(self, key: BindingKey) -> Self {
@@ -178,7 +192,9 @@ impl UnitOfWork {
     /// What is remembered of contacts once this is committed.
     pub fn audited(&self) -> impl Iterator<Item = &AuditEntry> {
         self.changes.iter().filter_map(|change| match change {
-            Change::Audit(entry) | Change::RemoveThreepid { audit: Some(entry), .. } => Some(entry),
+            Change::Audit(entry)
+            | Change::AuditUnbind { entry, .. }
+            | Change::RemoveThreepid { audit: Some(entry), .. } => Some(entry),
             _ => None,
         })
     }
@@ -197,6 +213,7 @@ impl UnitOfWork {
             | Change::PutBinding(_)
             | Change::RemoveBinding { .. }
             | Change::Audit(_)
+            | Change::AuditUnbind { .. }
             | Change::CancelUnbind(_)
             | Change::PutChallenge(_)
             | Change::SpendChallenge(_) => None,

@@ -15,7 +15,8 @@ pub struct AccountRecord {
     pub threepids: Vec<Threepid>,
     /// The sessions that it has spent, and those that prove an address which it owns, whoever opened them.
     pub sessions: Vec<ValidationSession>,
-    /// The sessions of identity servers for an address that it owns, whoever opened them.
+    /// The sessions of identity servers for an address that it owns, whoever opened them, and those whose proof it has
+    /// spent.
     pub remote_sessions: Vec<RemoteSession>,
     /// The identity servers' proofs that it has spent.
     pub spent_proofs: Vec<SpentProof>,
@@ -23,17 +24,22 @@ pub struct AccountRecord {
     pub bindings: Vec<Binding>,
     /// The challenges that were passed on to it, spent or not.
     pub challenges: Vec<Challenge>,
-    /// Messages about it, and mails to an address that it owns, whatever became of them.
+    /// Messages about it, mails to an address that it owns, and mails of a session that it has spent, whatever became of
+    /// them: see [`Payload::is_about`](crate::model::Payload::is_about).
     pub messages: Vec<MessageRecord>,
     /// How its contacts changed.
     pub audit: Vec<AuditEntry>,
+    /// Whether it is an account of the storage's own.
+    pub is_local: bool,
 }
 
 /// Looks everything up that is kept about one account.
 ///
 /// An adapter:
 /// - MUST find everything of each kind that [`AccountRecord`] names, and nothing of another account's;
-/// - MUST tell each kind in the order of its times, the oldest first.
+/// - MUST tell each kind in the order of its times, the oldest first;
+/// - MUST name, over all pages, every account that anything is kept about, and each once, but neither who is only named by
+///   unbinds that are to leave nothing nor [`UserId::erased`].
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait AccountRecords: Send + Sync {
@@ -42,4 +48,11 @@ pub trait AccountRecords: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when storage cannot answer now.
     async fn kept_about(&self, user: UserId) -> Result<AccountRecord, Unavailable>;
+
+    /// The accounts that anything is kept about, in an order of the storage's own: those after `after`, or from the
+    /// beginning, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when storage cannot answer now.
+    async fn accounts(&self, after: Option<UserId>, limit: usize) -> Result<Vec<UserId>, Unavailable>;
 }

@@ -6,9 +6,11 @@
 
 mod access_tokens;
 mod account_records;
+mod account_states;
 mod capabilities;
 mod clock;
 mod contact_source;
+mod erasures;
 mod housekeeping;
 mod identity_server;
 mod mailer;
@@ -24,9 +26,11 @@ mod templates;
 
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
 pub use account_records::{AccountRecord, AccountRecords};
+pub use account_states::{AccountState, AccountStates};
 pub use capabilities::{AnswerAsWritten, HomeserverCapabilities};
 pub use clock::Clock;
 pub use contact_source::{ContactSource, ForeignAccount, ForeignBinding, ForeignContact, SourceCounts};
+pub use erasures::{EndOfErasure, Erasures};
 pub use housekeeping::{Housekeeping, Perishable};
 pub use identity_server::{
     IdentityServer, IdentityServerError, NoIdentityServers, OpenedRemotely, RemoteCredentials,
@@ -47,12 +51,12 @@ pub use templates::{InUseMail, InUseSms, MailText, Page, Templates, ValidationMa
 
 #[cfg(feature = "mocks")]
 pub use self::{
-    access_tokens::MockAccessTokens, account_records::MockAccountRecords,
+    access_tokens::MockAccessTokens, account_records::MockAccountRecords, account_states::MockAccountStates,
     capabilities::MockHomeserverCapabilities, clock::MockClock, contact_source::MockContactSource,
-    housekeeping::MockHousekeeping, identity_server::MockIdentityServer, mailer::MockMailer,
-    mirror::MockMirror, outbox::MockOutbox, outbox_records::MockOutboxRecords, rate_limiter::MockRateLimiter,
-    reauthentication::MockReauthentication, secrets::MockSecrets, sms_sender::MockSmsSender,
-    store::MockStore, templates::MockTemplates,
+    erasures::MockErasures, housekeeping::MockHousekeeping, identity_server::MockIdentityServer,
+    mailer::MockMailer, mirror::MockMirror, outbox::MockOutbox, outbox_records::MockOutboxRecords,
+    rate_limiter::MockRateLimiter, reauthentication::MockReauthentication, secrets::MockSecrets,
+    sms_sender::MockSmsSender, store::MockStore, templates::MockTemplates,
 };
 
 /// What went wrong behind a port, as its adapter says it. The domain never reads it; operators do.

@@ -17,7 +17,8 @@ use crate::model::{Backlog, Claimed, LeaseId, MessageId, Settlement, Timestamp};
 /// - MUST ignore a settlement whose lease is no longer the message's, and then answer `false`. A lease that has ended
 ///   stays the message's until another claim takes it; a settlement gives it back;
 /// - MUST count what is owed and what is dead, and nothing else, by kind; a claimed message is owed until it is settled;
-/// - MUST keep dead messages for the operator; sent and expired ones MUST NOT be claimed again.
+/// - MUST keep dead messages for the operator; sent and expired ones MUST NOT be claimed again;
+/// - MUST keep nothing of a message that is settled as [`Settlement::Forget`].
 #[cfg_attr(feature = "mocks", mockall::automock)]
 #[async_trait]
 pub trait Outbox: Send + Sync {

@@ -32,7 +32,7 @@ use crate::model::{
 /// - MUST refuse to spend a challenge that is not remembered for its user and sid, or that was spent before
 ///   ([`Conflict::ChallengeSpent`]);
 /// - MUST keep every audit entry, in its unit; one that comes with a removal MUST be kept only where the removal took the
-///   address;
+///   address, and one about an unbind only where no unbind of the same binding is owed that is to leave nothing;
 /// - MUST make an enqueued message claimable through [`Outbox`](super::Outbox) in the same unit;
 /// - MUST NOT hold anything open between calls, and MUST NOT let a caller that goes away leave half a unit.
 #[cfg_attr(feature = "mocks", mockall::automock)]

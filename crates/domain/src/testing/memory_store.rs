@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 mod account_records;
+mod erasures;
 mod housekeeping;
 mod outbox_records;
 
@@ -225,6 +226,17 @@ impl State {
             }
             Change::Audit(entry) => {
                 self.audit.push(entry);
+                Ok(())
+            }
+            Change::AuditUnbind { entry, message: _ } => {
+                let is_erased = |row: &OutboxRow| {
+                    row.state == RowState::Owed
+                        && row.message.payload.leaves_nothing()
+                        && row.message.payload.binding() == entry.binding()
+                };
+                if !self.outbox.iter().any(is_erased) {
+                    self.audit.push(entry);
+                }
                 Ok(())
             }
             Change::CancelUnbind(key) => {
@@ -444,6 +456,10 @@ impl Outbox for MemoryStore {
             row.message.id == *id && row.lease.as_ref().is_some_and(|(held, _)| held == lease_id)
         };
         let Some(row) = state.outbox.iter_mut().find(is_held) else { return Ok(false) };
+        if settlement == Settlement::Forget {
+            state.outbox.retain(|row| row.message.id != *id);
+            return Ok(true);
+        }
         row.lease = None;
         if !matches!(settlement, Settlement::Retry { .. }) {
             row.settled_at = Some(now);
@@ -451,6 +467,7 @@ impl Outbox for MemoryStore {
         match settlement {
             Settlement::Sent => row.state = RowState::Sent,
             Settlement::Expired => row.state = RowState::Expired,
+            Settlement::Forget => {}
             Settlement::Dead { reason } => row.state = RowState::Dead(reason),
             Settlement::Retry { at, reason } => {
                 row.message.due_at = at;

@@ -559,8 +559,10 @@ async fn whoever_has_an_address_is_told_once_a_day_and_no_failed_try_counts() {
     fixture.clock.advance(Duration::from_secs(10));
     assert_eq!(fixture.deliver().await, [Delivered::Sent]);
     fixture.request(EMAIL, "secret", 2).await.unwrap();
+    let asked = fixture.limiter.taken().len();
     fixture.limiter.next_is(Verdict::RetryAfter(HOUR));
     assert_eq!(fixture.deliver().await, [Delivered::Withheld]);
+    assert_eq!(fixture.limiter.taken().len(), asked + 1);
     assert_eq!(fixture.store.outbox_rows()[1].state, crate::testing::RowState::Expired, "it is settled");
     fixture.request(EMAIL, "secret", 3).await.unwrap();
     fixture.limiter.next_is_unavailable();

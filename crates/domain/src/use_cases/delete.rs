@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 
 use super::{Changes, Contacts, UnbindResult};
 use crate::model::{
-    Address, AuditAction, AuditDoor, Binding, BindingKey, BindingState, IdentityServerName, OutboxMessage,
-    Payload, Timestamp, UnitOfWork, UserId,
+    Address, AuditAction, AuditDoor, Binding, BindingKey, BindingState, IdentityServerName, MessageId,
+    OutboxMessage, Payload, Timestamp, UnitOfWork, UserId,
 };
 use crate::ports::{IdentityServerError, Unavailable, Unbound};
 
@@ -61,15 +61,18 @@ impl Contacts {
             Some(_) => (vec![], vec![]),
             None => (recorded.iter().map(Binding::key).collect(), recorded),
         };
-        let unit = keys
+        let owed: Vec<_> = keys.iter().map(|key| self.owed_unbind(key, now)).collect();
+        let tries: Vec<_> = keys.into_iter().zip(owed.iter().map(|message| message.id.clone())).collect();
+        let unit = tries
             .iter()
-            .fold(unit, |unit, key| unit.cancel_unbind(key.clone()).enqueue(self.owed_unbind(key, now)));
+            .zip(owed)
+            .fold(unit, |unit, ((key, _), owed)| unit.cancel_unbind(key.clone()).enqueue(owed));
         // From now on the server may know the binding or not; whoever asks for it anew is not to take it as settled.
         let in_doubt = |binding| Binding { state: BindingState::Pending, since: now, ..binding };
         let unit = doubtful.into_iter().map(in_doubt).fold(unit, UnitOfWork::put_binding);
         self.commit_unrivalled(unit).await?;
-        let nobody_is_asked = keys.is_empty();
-        let tries = keys.into_iter().map(|key| self.try_owed(key, now));
+        let nobody_is_asked = tries.is_empty();
+        let tries = tries.into_iter().map(|(key, message)| self.try_owed(key, message, now));
         let all_done = join_all(tries).await.into_iter().all(|done| done);
         Ok(if all_done && !nobody_is_asked { UnbindResult::Success } else { UnbindResult::NoSupport })
     }
@@ -78,7 +81,7 @@ impl Contacts {
         let BindingKey { user_id, address, server } = key.clone();
         OutboxMessage {
             id: self.secrets.new_message_id(),
-            payload: Payload::Unbind { user_id, address, server },
+            payload: Payload::Unbind { user_id, address, server, forget: false },
             created_at: now,
             due_at: now.plus(LEFT_TO_THE_REQUEST),
             not_after: now.plus(self.policy.unbind_within),
@@ -86,13 +89,13 @@ impl Contacts {
     }
 
     /// Tries an unbind that is owed. Whatever fails here is left to the relay, which says so in its log.
-    async fn try_owed(&self, key: BindingKey, owed_since: Timestamp) -> bool {
+    async fn try_owed(&self, key: BindingKey, message: MessageId, owed_since: Timestamp) -> bool {
         let BindingKey { user_id, address, server } = key.clone();
         let (unit, done) = match self.identity_servers.unbind(server, user_id, address).await {
             Ok(Unbound::Done) => {
                 let entry = self.audit_of_binding(AuditAction::Unbound, AuditDoor::Delete, &key);
-                let unit = UnitOfWork::new().remove_binding(key.clone(), owed_since).cancel_unbind(key);
-                (unit.audit(entry), true)
+                let unit = UnitOfWork::new().remove_binding(key.clone(), owed_since);
+                (unit.audit_unbind(entry, message).cancel_unbind(key), true)
             }
             // A refusal ends what is owed, and keeps the record.
             Ok(Unbound::NoSupport) | Err(IdentityServerError::Refused(_)) => {

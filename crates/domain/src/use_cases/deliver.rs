@@ -179,9 +179,11 @@ impl Relay {
 
     async fn attempt(&self, message: &OutboxMessage, attempt: u32) -> (Settlement, Delivered) {
         let (id, kind, to) = (&message.id, message.payload.kind(), message.payload.masked_recipient());
+        let kept =
+            |settlement| if message.payload.leaves_nothing() { Settlement::Forget } else { settlement };
         if self.ports.clock.now() >= message.not_after {
             tracing::warn!(message_id = %id, kind, to, attempt, "a message expired before it could be delivered");
-            return (Settlement::Expired, Delivered::Expired);
+            return (kept(Settlement::Expired), Delivered::Expired);
         }
         match self.send_or_withhold(message).await {
             Ok(Handed::Withheld) => {
@@ -190,7 +192,7 @@ impl Relay {
             }
             Ok(Handed::Over) => {
                 tracing::info!(message_id = %id, kind, to, attempt, "delivered to the next hop");
-                (Settlement::Sent, Delivered::Sent)
+                (kept(Settlement::Sent), Delivered::Sent)
             }
             Err(error @ DeliveryError::Transient(_)) => {
                 let reason = reason(&error);
@@ -207,8 +209,8 @@ impl Relay {
     }
 
     /// Sends what informs somebody only as often as they want to hear it. That is decided here, where no client waits, so
-    /// that no answer and no time of one tells whether there was anybody to inform. What is not sent is not counted; a
-    /// crash between both leaves it counted, and the next day informs again.
+    /// that no answer and no time of one tells whether there was anybody to inform. What is to be tried again is not counted;
+    /// a crash between both leaves it counted, and the next day informs again.
     async fn send_or_withhold(&self, message: &OutboxMessage) -> Result<Handed, DeliveryError> {
         let Some(address) = message.payload.informed() else {
             return self.send(message).await.map(|()| Handed::Over);
@@ -221,10 +223,10 @@ impl Relay {
             Err(error) => return Err(DeliveryError::Transient(error.into())),
         }
         let sent = self.send(message).await;
-        if sent.is_err()
+        if matches!(sent, Err(DeliveryError::Transient(_)))
             && let Err(error) = limits.give_back(limit, subject).await
         {
-            tracing::warn!(limit = limit.name(), error = %error.source, "a message that was not sent stays counted");
+            tracing::warn!(limit = limit.name(), error = %error.source, "a message that is to be tried again stays counted");
         }
         sent.map(|()| Handed::Over)
     }
@@ -239,7 +241,7 @@ impl Relay {
                 let code = self.ports.secrets.code(sid, *generation);
                 self.send_validation_sms(message, to, self.link(sid, *generation), code).await
             }
-            Payload::Unbind { user_id, address, server } => {
+            Payload::Unbind { user_id, address, server, forget: _ } => {
                 let (user_id, address) = (user_id.clone(), address.clone());
                 let key = BindingKey { user_id, address, server: server.clone() };
                 self.unbind(key, message).await
@@ -339,7 +341,12 @@ impl Relay {
                     server: Some(server),
                     reference: Some(message.id.as_str().to_owned()),
                 };
-                let unit = UnitOfWork::new().remove_binding(key, owed_since).audit(entry);
+                let unit = UnitOfWork::new().remove_binding(key, owed_since);
+                let unit = if message.payload.leaves_nothing() {
+                    unit
+                } else {
+                    unit.audit_unbind(entry, message.id.clone())
+                };
                 let dropped = audit::commit(&*self.ports.store, unit).await;
                 dropped.map_err(|error| DeliveryError::Transient(error.into()))
             }

@@ -9,6 +9,7 @@ mod audit;
 mod bind;
 mod delete;
 mod deliver;
+mod erase;
 mod held_back;
 mod import;
 mod list;
@@ -18,6 +19,7 @@ mod request_email_token;
 mod request_msisdn_token;
 mod request_token;
 mod submit_token;
+mod sweep;
 mod tidy;
 mod unbind;
 mod who_asks;
@@ -31,6 +33,7 @@ pub use add_reauthenticated::{AddReauthenticated, AddReauthenticatedError, Auth}
 pub use bind::{Bind, BindError};
 pub use delete::{Delete, DeleteError};
 pub use deliver::{ConfirmLinks, Delivered, Relay, RelayPorts, RetryPolicy};
+pub use erase::{EraseError, Eraser, EraserPorts};
 pub use import::{
     ImportMode, ImportReport, ImportWatcher, Importer, ImporterPorts, SkipReason, SkippedRow, Tally,
 };
@@ -39,6 +42,7 @@ pub use request_email_token::RequestEmailToken;
 pub use request_msisdn_token::RequestMsisdnToken;
 pub use request_token::{Opened, RequestTokenError};
 pub use submit_token::{Confirmed, Door, SubmitToken, SubmitTokenError};
+pub use sweep::{SweepError, Sweeper};
 pub use tidy::{BATCH, Housekeeper, Retention};
 pub use unbind::{Unbind, UnbindError, UnbindResult};
 pub use who_asks::{WhoAsks, WhoAsksError};

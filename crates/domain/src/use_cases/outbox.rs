@@ -28,7 +28,7 @@ pub enum RetryError {
     #[error("it is being tried now")]
     BeingTried,
     /// The link or code in the message would be good no more; who still wants one asks for a new message.
-    #[error("its link or code has ended: whoever still wants it asks for a new message")]
+    #[error("its link has ended, or its code: whoever still wants it asks for a new mail or SMS")]
     TokenEnded,
     /// This program cannot read it.
     #[error("it is none that this version can read")]
@@ -97,8 +97,8 @@ impl OutboxDesk {
         self.records.message(id).await
     }
 
-    /// Has a message tried again, now. A dead one is owed again. A mail or SMS is worth sending until its link or code ends, as it was;
-    /// everything else is given time anew.
+    /// Has a message tried again, now. A dead one is owed again. A mail or SMS is worth sending until its link or code ends,
+    /// as it was; everything else is given time anew.
     ///
     /// # Errors
     /// [`RetryError`]; nothing was changed.

@@ -115,6 +115,16 @@ fn apply(state: &mut State, change: Change) -> Result<(), Conflict> {
             }
         }
         Change::Audit(entry) => state.audit.push(entry),
+        Change::AuditUnbind { entry, .. } => {
+            let is_erased = |row: &Row| {
+                row.dead.is_none()
+                    && row.message.payload.leaves_nothing()
+                    && row.message.payload.binding() == entry.binding()
+            };
+            if !state.messages.iter().any(is_erased) {
+                state.audit.push(entry);
+            }
+        }
         Change::Enqueue(message) => {
             state.messages.push(Row { message, attempts: 0, lease: None, dead: None })
         }
@@ -333,7 +343,7 @@ impl Outbox for JsonStore {
             let mut row = state.messages.swap_remove(at);
             row.lease = None;
             match settlement {
-                Settlement::Sent | Settlement::Expired => return Ok(true),
+                Settlement::Sent | Settlement::Expired | Settlement::Forget => return Ok(true),
                 Settlement::Retry { at, .. } => row.message.due_at = at,
                 Settlement::Dead { reason } => row.dead = Some(reason),
             }

@@ -9,6 +9,7 @@ use threepid_domain::model::{AddressRules, ClientSecret, Rule, Sid, Token, Valid
 use threepid_domain::ports::{Limit, Verdict};
 use threepid_domain::testing::{CommitFailure, FixedClock, Fixture, ServerReply};
 use threepid_domain::use_cases::{Door, Policy, RequestTokenError, SubmitToken, SubmitTokenError};
+use tokio_util::sync::CancellationToken;
 
 use crate::http::testing::{ACCOUNT_3PID, REQUEST_CODE, SUBMIT_TOKEN, Server, error, refused};
 
@@ -33,7 +34,20 @@ async fn a_number_is_requested_proven_and_added() {
     let server = Server::with_sms(|builder| builder);
     let answer = server.post(REQUEST_CODE, "", body().to_string()).await;
     assert_eq!((answer.status.as_u16(), answer.json()), (200, opened("sid1")));
-    let code = server.secrets_code("sid1", 1);
+    let stop = CancellationToken::new();
+    let Some(relay) = server.app.worker() else { panic!("there is a gateway") };
+    let relay = tokio::spawn(relay.run(stop.clone()));
+    let arrived = tokio::time::timeout(Duration::from_secs(10), async {
+        while server.sms.taken().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(arrived.await.is_ok(), "no SMS in time");
+    stop.cancel();
+    assert!(relay.await.is_ok());
+    let sms = server.sms.taken().remove(0);
+    assert_eq!(sms.to.as_str(), "447700900813");
+    let code = sms.text;
     let submit = json!({ "sid": "sid1", "client_secret": "secret", "token": code });
     let answer = server.post(SUBMIT_TOKEN, "", submit.to_string()).await;
     assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "success": true })));
@@ -196,12 +210,12 @@ async fn over_the_bound_on_guesses_both_doors_say_so_and_nothing_is_judged() {
     assert_eq!(server.post(SUBMIT_TOKEN, "", submit).await.status.as_u16(), 200);
 }
 
-/// Everything that one can do who wants somebody else's number and has many machines: for a year, a hundred thousand
+/// Everything that one can do who wants somebody else's number and has many machines: for four days, a hundred thousand
 /// guesses, from as many client addresses, in as many sessions of one's own as the limits let one open.
 #[tokio::test]
-async fn a_hundred_thousand_guesses_in_a_year_get_in_never() {
+async fn a_hundred_thousand_guesses_from_everywhere_get_in_never() {
     const GUESSES: u64 = 100_000;
-    const DAYS: u64 = 365;
+    const DAYS: u64 = 4;
     let clock = Arc::new(FixedClock::default());
     let Ok(limiter) = Limiter::in_memory(&LimitSettings::default(), clock.clone()) else {
         panic!("a limiter")
@@ -222,8 +236,11 @@ async fn a_hundred_thousand_guesses_in_a_year_get_in_never() {
             Err(RequestTokenError::Limited(_)) => {}
             Err(other) => panic!("{other}"),
         }
-        // The newest session has tries left, and its code is good for an hour.
-        let Some((sid, client_secret)) = sessions.last().cloned() else { panic!("a first session") };
+        // Those of the last hour in turn: their codes are good, and the limit on tries at one session is not met.
+        let turn = usize::try_from(guess).unwrap_or(0) % sessions.len().clamp(1, 12);
+        let Some((sid, client_secret)) = sessions.iter().rev().nth(turn).cloned() else {
+            panic!("a session")
+        };
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -240,7 +257,7 @@ async fn a_hundred_thousand_guesses_in_a_year_get_in_never() {
         }
     }
     assert_eq!(judged + held_back, GUESSES);
-    // Ten at once and ten a day, of a million codes: a chance of 0.4 % in the year.
-    assert!((3_600..=10 + 10 * DAYS + 50).contains(&judged), "{judged} of {GUESSES} were judged");
-    assert!(sessions.len() > 10_000, "opening sessions was not what held them back: {}", sessions.len());
+    // Ten at once and ten a day, of a million codes.
+    assert!((40..=10 + 10 * DAYS + 1).contains(&judged), "{judged} of {GUESSES} were judged");
+    assert!(sessions.len() > 1_000, "opening sessions was not what held them back: {}", sessions.len());
 }

@@ -24,11 +24,11 @@ fn hash(token: &AccessToken) -> KeyedHash {
     KeyedHash::new(bytes)
 }
 
-fn accounts(database: &Database) -> LocalAccounts {
+pub(super) fn accounts(database: &Database) -> LocalAccounts {
     LocalAccounts::new(database.clone(), Arc::new(AtNow), hash)
 }
 
-async fn whose(accounts: &LocalAccounts, token: &str) -> Result<Caller, WhoseTokenError> {
+pub(super) async fn whose(accounts: &LocalAccounts, token: &str) -> Result<Caller, WhoseTokenError> {
     let credentials = Credentials { access_token: AccessToken::new(token), user_id: None, client_ip: None };
     accounts.whose(credentials, Freshness::ForChange).await
 }

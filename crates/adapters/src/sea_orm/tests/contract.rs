@@ -30,7 +30,8 @@ async fn fresh() -> Backend {
     Backend::new(store.clone(), store.clone())
         .kept_by(store.clone())
         .shown_by(store.clone())
-        .asked_by(store)
+        .asked_by(store.clone())
+        .erased_by(store)
         .reopened_by(reopen)
         .keeping(folder)
 }
@@ -53,4 +54,8 @@ mod outbox_records {
 
 mod account_records {
     threepid_domain::account_records_contract!(super::fresh());
+}
+
+mod erasures {
+    threepid_domain::erasures_contract!(super::fresh());
 }

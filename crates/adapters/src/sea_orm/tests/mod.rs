@@ -3,6 +3,7 @@
 mod accounts;
 mod connect;
 mod contract;
+mod erasures;
 #[cfg(feature = "limits")]
 mod limits;
 mod outbox;

@@ -48,7 +48,7 @@ async fn a_settled_unbind_is_kept_when_what_is_owed_about_its_binding_is_cancell
     let key = BindingKey { user_id, address, server: IdentityServerName::parse("id.example")? };
     for id in ["dead", "owed"] {
         let BindingKey { user_id, address, server } = key.clone();
-        let payload = Payload::Unbind { user_id, address, server };
+        let payload = Payload::Unbind { user_id, address, server, forget: false };
         store.commit(UnitOfWork::new().enqueue(OutboxMessage { payload, ..message(id)? })).await?;
         store.claim(NOW, LEASE, LeaseId::new(id), 1).await?;
     }

@@ -17,13 +17,13 @@ fn later(ms: u64) -> Timestamp {
     Timestamp::from_ms(NOW.as_ms() + ms)
 }
 
-async fn kept_about(backend: &Backend, name: &str) -> AccountRecord {
+pub(super) async fn kept_about(backend: &Backend, name: &str) -> AccountRecord {
     let accounts = backend.accounts.as_ref().expect("the backend says what knows its accounts");
     accounts.kept_about(user(name)).await.expect("storage answers")
 }
 
 /// One of everything, of an account that owns `address`; its ids begin with `name`.
-fn everything(account: &str, name: &str, address: &str, at: Timestamp) -> UnitOfWork {
+pub(super) fn everything(account: &str, name: &str, address: &str, at: Timestamp) -> UnitOfWork {
     let id = |what: &str| format!("{name}-{what}");
     let byte = name.len().try_into().unwrap_or(0);
     let (user_id, address, to) =
@@ -50,6 +50,7 @@ fn everything(account: &str, name: &str, address: &str, at: Timestamp) -> UnitOf
         user_id: user_id.clone(),
         address: email("gone@example.org"),
         server: server.clone(),
+        forget: false,
     };
     UnitOfWork::new()
         .put_threepid(threepid(account, address.as_str()))

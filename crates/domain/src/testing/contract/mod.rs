@@ -26,6 +26,7 @@
 )]
 
 pub mod account_records;
+pub mod erasures;
 pub mod housekeeping;
 pub mod identity_server;
 pub mod mailer;
@@ -44,7 +45,7 @@ pub use rate_limiter::LimiterBackend;
 pub use sms_sender::{ArrivedSms, Gateway, GatewayMood, Phones, SmsBackend};
 
 use super::lock;
-use crate::ports::{AccountRecords, Housekeeping, Outbox, OutboxRecords, Store};
+use crate::ports::{AccountRecords, Erasures, Housekeeping, Outbox, OutboxRecords, Store};
 
 /// A future on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -65,6 +66,8 @@ pub struct Backend {
     /// What knows all that is kept about an account; for
     /// [`account_records_contract!`](crate::account_records_contract).
     pub accounts: Option<Arc<dyn AccountRecords>>,
+    /// What erases an account; for [`erasures_contract!`](crate::erasures_contract), which looks up what is left, too.
+    pub erasures: Option<Arc<dyn Erasures>>,
     /// What has to live as long as the storage: a temporary folder, a server's handle.
     pub keep: Box<dyn Any + Send + Sync>,
     /// Opens the same storage once more.
@@ -87,15 +90,22 @@ impl Backend {
             let handles = Handles { store: again.clone(), outbox: and_again.clone() };
             Box::pin(async { handles })
         };
-        let (housekeeping, records, accounts) = (None, None, None);
+        let (housekeeping, records, accounts, erasures) = (None, None, None, None);
         let (keep, reopen) = (Box::new(()), Box::new(reopen));
-        Self { store, outbox, housekeeping, records, accounts, keep, reopen }
+        Self { store, outbox, housekeeping, records, accounts, erasures, keep, reopen }
     }
 
     /// Says what knows all that is kept about an account.
     #[must_use]
     pub fn asked_by(mut self, accounts: Arc<dyn AccountRecords>) -> Self {
         self.accounts = Some(accounts);
+        self
+    }
+
+    /// Says what erases an account.
+    #[must_use]
+    pub fn erased_by(mut self, erasures: Arc<dyn Erasures>) -> Self {
+        self.erasures = Some(erasures);
         self
     }
 
@@ -201,6 +211,7 @@ macro_rules! store_contract {
                 the_audit_trail_is_told_by_account_and_by_address
                 an_entry_stands_or_falls_with_the_change_that_it_tells_of
                 a_removal_that_took_nothing_is_not_remembered
+                an_unbind_done_while_one_that_leaves_nothing_is_owed_is_not_remembered
                 the_audit_trail_is_there_after_a_restart
                 what_was_committed_is_there_after_a_restart
                 what_is_kept_about_other_servers_is_there_after_a_restart
@@ -241,6 +252,7 @@ macro_rules! outbox_contract {
                 a_lost_lease_settles_nothing
                 a_late_settlement_counts_while_nobody_else_has_claimed
                 a_message_is_settled_once_per_claim
+                a_message_that_is_to_leave_nothing_leaves_nothing
                 settling_what_is_not_there_answers_false
                 one_settlement_touches_one_message
                 what_is_owed_and_what_is_dead_is_counted_by_kind
@@ -340,6 +352,29 @@ macro_rules! account_records_contract {
                 what_is_kept_about_an_account_is_told_oldest_first
             ],
             []
+        }
+    };
+}
+
+/// Runs every case of the contract of what erases accounts; give it an async expression that makes a fresh
+/// [`Backend`](crate::testing::contract::Backend) that says what
+/// [erases](crate::testing::contract::Backend::erased_by) accounts and who is
+/// [asked](crate::testing::contract::Backend::asked_by) about them.
+#[macro_export]
+macro_rules! erasures_contract {
+    ($backend:expr) => {
+        $crate::contract_cases! { erasures, $backend,
+            [
+                an_account_that_was_never_here_is_erased_without_a_trace
+                everything_of_an_account_goes_and_its_neighbours_stay
+                what_stays_of_an_account_has_no_name
+                an_account_that_is_erased_twice_is_erased_once
+                an_erasure_that_does_not_know_all_changes_nothing
+                an_unbind_becomes_one_that_will_leave_nothing
+                every_account_is_named_once
+                what_was_erased_is_gone_after_a_restart
+            ],
+            [what_is_added_at_once_is_whole_or_gone]
         }
     };
 }

@@ -173,6 +173,22 @@ pub async fn each_claim_counts_as_an_attempt(backend: &Backend) {
     }
 }
 
+/// It is neither claimed nor counted again, and another settlement finds nothing. Under a lost lease it stays.
+pub async fn a_message_that_is_to_leave_nothing_leaves_nothing(backend: &Backend) {
+    let outbox = &*backend.outbox;
+    owe(backend, message("message", NOW)).await;
+    assert_eq!(claim(outbox, NOW, "lease", 10).await.len(), 1);
+    assert!(!settle(outbox, "message", "never given", Settlement::Forget).await);
+    assert!(settle(outbox, "message", "lease", Settlement::Forget).await);
+    assert!(!settle(outbox, "message", "lease", Settlement::Sent).await);
+    assert_eq!(claim(outbox, END_OF_YEAR_9999, "again", 10).await, []);
+    let left = outbox.backlog().await.expect("the outbox answers");
+    assert!(left.iter().all(|of| of.owed == 0 && of.dead == 0), "{left:?}");
+    // The id is free: nothing is left under it.
+    owe(backend, message("message", NOW)).await;
+    assert_eq!(claimed(outbox, NOW, "anew", 10).await, ["message"]);
+}
+
 /// Sent, dead and expired are ends.
 pub async fn settled_messages_are_never_claimed_again(backend: &Backend) {
     let outbox = &*backend.outbox;

@@ -74,6 +74,7 @@ pub async fn every_field_of_a_message_is_shown(backend: &Backend) {
         user_id: user("@alice/ü:example.org:8448"),
         address: email("é+tag@bücher.example"),
         server: IdentityServerName::parse("[2001:db8::1]:8090").expect("a server name"),
+        forget: true,
     };
     let owed = OutboxMessage {
         id: MessageId::new("unbind"),

@@ -21,7 +21,11 @@ mod sms_sender;
 
 async fn memory() -> Backend {
     let store = Arc::new(MemoryStore::new());
-    Backend::new(store.clone(), store.clone()).kept_by(store.clone()).shown_by(store.clone()).asked_by(store)
+    Backend::new(store.clone(), store.clone())
+        .kept_by(store.clone())
+        .shown_by(store.clone())
+        .asked_by(store.clone())
+        .erased_by(store)
 }
 
 async fn recording() -> MailBackend {
@@ -43,6 +47,10 @@ mod housekeeping {
 
 mod account_records {
     crate::account_records_contract!(super::memory());
+}
+
+mod erasures {
+    crate::erasures_contract!(super::memory());
 }
 
 mod outbox_records {
@@ -67,6 +75,7 @@ fn every_case_of_a_kit_is_run_by_its_macro() {
         include_str!("store/elsewhere.rs"),
         include_str!("outbox.rs"),
         include_str!("account_records.rs"),
+        include_str!("erasures.rs"),
         include_str!("housekeeping.rs"),
         include_str!("outbox_records.rs"),
         include_str!("mailer.rs"),
@@ -105,6 +114,8 @@ enum Flaw {
     RemembersWhatWasNot,
     /// Remembers changes that were not made.
     RemembersBeforehand,
+    /// Remembers unbinds of accounts that were erased.
+    RemembersTheErased,
     /// Claims hold nothing.
     LeasesNothing,
     /// Says yes to every settlement.
@@ -288,6 +299,13 @@ impl Store for Broken {
                 }
                 self.inner.commit(changes.into_iter().collect()).await
             }
+            Flaw::RemembersTheErased => {
+                let plain = |change| match change {
+                    Change::AuditUnbind { entry, .. } => Change::Audit(entry),
+                    other => other,
+                };
+                self.inner.commit(unit.into_changes().into_iter().map(plain).collect()).await
+            }
             Flaw::RemembersBeforehand => {
                 let is_entry = |change: &Change| matches!(change, Change::Audit(_));
                 let (entries, rest): (Vec<_>, Vec<_>) = unit.into_changes().into_iter().partition(is_entry);
@@ -443,6 +461,11 @@ async fn a_store_whose_audit_trail_is_not_what_happened_is_caught() {
         store_kit::an_address_removed_many_times_at_once_is_remembered_as_removed_once,
         flaw,
         spawn
+    ));
+    let flaw = Flaw::RemembersTheErased;
+    assert!(catches!(
+        store_kit::an_unbind_done_while_one_that_leaves_nothing_is_owed_is_not_remembered,
+        flaw
     ));
     let flaw = Flaw::RemembersBeforehand;
     assert!(catches!(store_kit::an_entry_stands_or_falls_with_the_change_that_it_tells_of, flaw));

@@ -339,7 +339,7 @@ async fn owing_unbind() -> Fixture {
     };
     let owed = OutboxMessage {
         id: MessageId::new("unbind"),
-        payload: Payload::Unbind { user_id, address, server },
+        payload: Payload::Unbind { user_id, address, server, forget: false },
         created_at: FixedClock::START,
         due_at: FixedClock::START,
         not_after: FixedClock::START.plus(HOUR),

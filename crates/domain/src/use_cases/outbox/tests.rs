@@ -38,7 +38,7 @@ async fn dead_unbind(fixture: &Fixture) -> MessageId {
     let id = MessageId::new("unbind");
     let message = OutboxMessage {
         id: id.clone(),
-        payload: Payload::Unbind { user_id, address, server },
+        payload: Payload::Unbind { user_id, address, server, forget: false },
         created_at: now,
         due_at: now,
         not_after: now.plus(HOUR),
@@ -123,6 +123,22 @@ async fn what_is_dropped_is_gone_and_what_stays_undone_is_said() {
         assert!(matches!(desk.discard(&id).await, Err(DropError::NotThere)), "it is gone");
     }
     assert_eq!(states(&fixture), []);
+}
+
+#[tokio::test]
+async fn an_sms_is_tried_again_until_its_code_ends_and_dropped_as_a_mail_is() {
+    let fixture = Fixture::new();
+    let desk = desk(&fixture);
+    fixture.sms.next_is(Reply::Permanent);
+    fixture.sms.next_is(Reply::Permanent);
+    fixture.request_sms("447700900813", "secret", 1).await.unwrap();
+    assert_eq!(fixture.deliver().await, [Delivered::Dead]);
+    let id = fixture.store.outbox_rows().pop().unwrap().message.id;
+    desk.retry(&id).await.unwrap();
+    assert_eq!(fixture.deliver().await, [Delivered::Dead]);
+    fixture.clock.advance(HOUR);
+    assert!(matches!(desk.retry(&id).await, Err(RetryError::TokenEnded)));
+    assert_eq!(desk.discard(&id).await.unwrap().1, Undone::Sms);
 }
 
 #[tokio::test]

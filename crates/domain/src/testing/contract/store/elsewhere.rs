@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::model::{
-    Binding, BindingState, Challenge, IdentityServerName, RemoteSession, Settlement, SpentProof,
+    AuditAction, AuditDoor, AuditEntry, AuditQuery, Binding, BindingState, Challenge, IdentityServerName,
+    RemoteSession, Settlement, SpentProof,
 };
 
 fn server(name: &str) -> IdentityServerName {
@@ -39,7 +40,7 @@ fn challenge(session: &str, owner: &str, sid: &str) -> Challenge {
 
 fn owed_unbind(id: &str, of: &Binding) -> OutboxMessage {
     let Binding { user_id, address, server, .. } = of.clone();
-    OutboxMessage { payload: Payload::Unbind { user_id, address, server }, ..message(id, NOW) }
+    OutboxMessage { payload: Payload::Unbind { user_id, address, server, forget: false }, ..message(id, NOW) }
 }
 
 async fn remote(store: &dyn Store, sid: &str) -> Vec<RemoteSession> {
@@ -239,6 +240,40 @@ pub async fn an_owed_unbind_is_cancelled_by_its_binding_claimed_or_not(backend: 
     let unit = UnitOfWork::new().cancel_unbind(ours.key()).enqueue(owed_unbind("anew", &ours));
     commit(store, unit.cancel_unbind(of(alice, phone(), "x.example").key())).await;
     assert_eq!(claimed(backend, "fourth").await, ["anew"]);
+}
+
+/// Then the account was erased while an identity server was asked. Of another binding, or once nothing is owed any more,
+/// it is remembered, whether or not the message that had it done is still there.
+pub async fn an_unbind_done_while_one_that_leaves_nothing_is_owed_is_not_remembered(backend: &Backend) {
+    let store = &*backend.store;
+    let of = |address: &str| binding("@alice:example.org", email(address), "a.example", BindingState::Bound);
+    let (erased, other) = (of("a@example.org"), of("b@example.org"));
+    let mut forgotten = owed_unbind("forgotten", &erased);
+    forgotten.payload = forgotten.payload.to_leave_nothing();
+    commit(store, UnitOfWork::new().enqueue(forgotten).enqueue(owed_unbind("other", &other))).await;
+    let entry = |of: &Binding| AuditEntry {
+        at: NOW,
+        user_id: of.user_id.clone(),
+        address: of.address.clone(),
+        action: AuditAction::Unbound,
+        door: AuditDoor::Relay,
+        server: Some(of.server.clone()),
+        reference: None,
+    };
+    let remembered = async || {
+        let query = AuditQuery { user_id: None, address: None, limit: 10 };
+        store.audit_trail(query).await.expect("the store answers").len()
+    };
+    let unbound = |of: &Binding, id: &str| UnitOfWork::new().audit_unbind(entry(of), MessageId::new(id));
+    commit(store, unbound(&erased, "gone")).await;
+    commit(store, unbound(&erased, "forgotten")).await;
+    assert_eq!(remembered().await, 0);
+    commit(store, unbound(&other, "other")).await;
+    commit(store, unbound(&other, "gone")).await;
+    assert_eq!(remembered().await, 2);
+    commit(store, UnitOfWork::new().cancel_unbind(erased.key())).await;
+    commit(store, unbound(&erased, "gone")).await;
+    assert_eq!(remembered().await, 3);
 }
 
 /// A challenge is good for the user and the sid that it was passed on for, until it is spent.
