@@ -76,3 +76,8 @@ fuzz cases="20000":
 # Whether a comparison of secrets takes the same time wherever they differ: Welch's t-test on many runs.
 constant-time:
     cargo run --release --package threepid-domain --example constant_time
+
+# Whether whoever asks can tell which addresses have accounts: `hide_in_use` on a running server, and without it; Welch's t-test.
+tell-apart *arguments:
+    cargo build --locked --workspace --all-features
+    target/debug/bench tell-apart {{arguments}}

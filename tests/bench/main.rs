@@ -13,6 +13,7 @@ mod parts;
 mod rows;
 mod site;
 mod table;
+mod tell_apart;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let ended = match &options.command {
         Some(Command::Instructions) => instructions::run(&options),
+        Some(Command::TellApart { draws }) => tell_apart::run(&options, *draws),
         Some(Command::Part { name, settings }) => parts::run(name, settings),
         None => rows::run(&options),
     };

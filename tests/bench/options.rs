@@ -38,6 +38,13 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Counts the instructions of the three hottest requests with valgrind, whatever else the machine does.
     Instructions,
+    /// Asks about addresses that belong to accounts and about free ones, with `hide_in_use` and without, and says whether
+    /// answers or times tell them apart.
+    TellApart {
+        /// How many addresses are drawn; each is asked about four times.
+        #[arg(long, value_name = "N", default_value_t = 4000)]
+        draws: usize,
+    },
     /// One of the processes that a measurement consists of.
     #[command(hide = true)]
     Part {

@@ -13,6 +13,7 @@ mod deploy;
 mod endpoints;
 mod erase;
 mod fake;
+mod hidden_in_use;
 mod homeserver;
 mod identity_contract;
 mod identity_server;

@@ -330,6 +330,7 @@ impl Builder {
                 templates: Arc::clone(&templates),
                 clock: Arc::clone(&clock),
                 secrets: Arc::clone(&secrets),
+                rate_limiter: Arc::clone(&rate_limiter),
             };
             let relay = Relay::new(ports, links.clone(), self.policy.lifetimes.token, self.retry);
             Worker::new(relay, self.worker, self.metrics.clone())

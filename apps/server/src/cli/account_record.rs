@@ -120,8 +120,12 @@ fn challenge(challenge: &Challenge) -> Value {
 
 fn message(record: &MessageRecord) -> Value {
     let (medium, address, server) = match &record.payload {
-        Some(Payload::ValidationMail { to, .. }) => (Some("email"), Some(to.as_str()), None),
-        Some(Payload::ValidationSms { to, .. }) => (Some("msisdn"), Some(to.as_str()), None),
+        Some(Payload::ValidationMail { to, .. } | Payload::InUseMail { to }) => {
+            (Some("email"), Some(to.as_str()), None)
+        }
+        Some(Payload::ValidationSms { to, .. } | Payload::InUseSms { to }) => {
+            (Some("msisdn"), Some(to.as_str()), None)
+        }
         Some(Payload::Unbind { address, server, .. }) => {
             (Some(address.medium().as_str()), Some(address.as_str()), Some(server))
         }

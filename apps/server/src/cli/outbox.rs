@@ -147,6 +147,9 @@ fn said(record: &MessageRecord, undone: Undone) -> String {
         (Undone::Mirror, Some(Payload::Mirror { user_id })) => {
             format!("the homeserver's list of {user_id} stays as it is until the next change of its contacts")
         }
+        (_, Some(Payload::InUseMail { .. } | Payload::InUseSms { .. })) => {
+            "whoever has the address is not told that somebody asked to add it".to_owned()
+        }
         (Undone::Sms, _) => "its SMS is not sent; its user can ask for another".to_owned(),
         (Undone::Mail, _) => "its mail is not sent; its user can ask for another".to_owned(),
         _ => "this version cannot tell what it was for".to_owned(),
@@ -158,8 +161,12 @@ impl Look {
     fn about(self, record: &MessageRecord) -> (Option<String>, Option<String>, Option<String>) {
         let masked = |whole: &str, masked: String| if self.whole { whole.to_owned() } else { masked };
         match &record.payload {
-            Some(Payload::ValidationMail { to, .. }) => (Some(masked(to.as_str(), to.masked())), None, None),
-            Some(Payload::ValidationSms { to, .. }) => (Some(masked(to.as_str(), to.masked())), None, None),
+            Some(Payload::ValidationMail { to, .. } | Payload::InUseMail { to }) => {
+                (Some(masked(to.as_str(), to.masked())), None, None)
+            }
+            Some(Payload::ValidationSms { to, .. } | Payload::InUseSms { to }) => {
+                (Some(masked(to.as_str(), to.masked())), None, None)
+            }
             Some(Payload::Unbind { user_id, address, server, forget: _ }) => (
                 Some(masked(address.as_str(), address.masked())),
                 Some(server.to_string()),

@@ -240,6 +240,11 @@ impl Config {
             DeprecatedAddChoice::Off => DeprecatedAdd::Off,
         };
         let (trusted, validation) = judge.trust(&settings.identity_servers, settings.validation);
+        judge.must(
+            !settings.hide_in_use || validation == Validation::Direct,
+            "hide_in_use",
+            "can be true only where validation is \"direct\": an identity server sends its token to whoever has the address",
+        );
         let undercuts = match deprecated_add {
             DeprecatedAdd::On => true,
             DeprecatedAdd::IdentityServerOnly => trusted.first_that_validates().is_some(),
@@ -274,6 +279,7 @@ impl Config {
                 rules,
                 sends_mail,
                 mails_code: settings.mail.code,
+                hide_in_use: settings.hide_in_use,
                 changes,
                 deprecated_add,
                 validation,

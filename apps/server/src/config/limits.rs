@@ -38,6 +38,9 @@ settings! {
         /// six digits, so this is what keeps guessing hopeless. Instances on one database count together, and a restart
         /// forgets nothing.
         codes_per_address: CodesPerAddress,
+        /// With `hide_in_use`: messages that tell whoever has an address that somebody asked to add it. What is beyond is not
+        /// sent, and nobody who asks can tell. Instances on one database count together, and a restart forgets nothing.
+        in_use_notice_per_address: InUseNoticePerAddress,
         /// Access tokens from one client address that are nobody's. Who is over it is refused before the homeserver is
         /// asked.
         failed_tokens_per_client: FailedTokensPerClient,
@@ -79,6 +82,8 @@ rates! {
     SubmitPerSession = 0.1, 10;
     /// Ten a day. Whoever guesses for a whole year is right with a chance of 0.4 %.
     CodesPerAddress = 0.000116, 10;
+    /// One a day.
+    InUseNoticePerAddress = 0.0000115, 1;
     /// Room for many people behind one address whose tokens end at once.
     FailedTokensPerClient = 0.2, 30;
     /// As Synapse has it for wrong passwords.
@@ -105,6 +110,7 @@ impl Limits {
             Limit::SubmitPerClient => self.submit_per_client.rate(),
             Limit::SubmitPerSession => self.submit_per_session.rate(),
             Limit::CodesPerAddress => self.codes_per_address.rate(),
+            Limit::InUseNoticePerAddress => self.in_use_notice_per_address.rate(),
             Limit::FailedTokensPerClient => self.failed_tokens_per_client.rate(),
             Limit::FailedReauthenticationPerAccount => self.failed_reauthentication_per_account.rate(),
         }

@@ -156,6 +156,11 @@ fn nonsense_is_refused_and_the_setting_is_named() {
         ("reauthentication = \"maybe\"", "reauthentication", "`homeserver`, `local`, `none`"),
         ("reauthentication = \"local\"", "reauthentication", "only where accounts is"),
         ("validation = \"identity_server\"", "validation", "only where one of identity_servers"),
+        (
+            "validation = \"identity_server\"\nhide_in_use = true\nidentity_servers = [{ name = \"id.example\", validates = true }]",
+            "hide_in_use",
+            "only where validation is",
+        ),
         ("identity_servers = [{ name = \"https://a.example\" }]", "identity_servers", "without scheme"),
         ("identity_servers = [{ name = \"a.example\", bind = true }]", "identity_servers", "bind"),
         ("identity_servers = [{ base_url = \"https://a.example\" }]", "identity_servers", "name"),

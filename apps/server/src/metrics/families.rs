@@ -23,7 +23,7 @@ pub(super) const EVENTS: [&str; 6] =
     ["opened", "opened_remotely", "validated", "consumed", "burnt", "expired"];
 
 /// How a try of the relay's ends.
-const TRIES: [&str; 6] = ["sent", "retried", "dead", "expired", "lease_lost", "unsettled"];
+const TRIES: [&str; 7] = ["sent", "retried", "dead", "expired", "withheld", "lease_lost", "unsettled"];
 
 /// What each door of a running server does to contacts.
 const CHANGES: [(AuditAction, AuditDoor); 8] = [
@@ -284,6 +284,7 @@ pub(super) fn outcome_of_try(ended: &Result<Delivered, Unavailable>) -> &'static
         Ok(Delivered::Retrying) => "retried",
         Ok(Delivered::Dead) => "dead",
         Ok(Delivered::Expired) => "expired",
+        Ok(Delivered::Withheld) => "withheld",
         Ok(Delivered::LeaseLost) => "lease_lost",
         Err(_) => "unsettled",
     }

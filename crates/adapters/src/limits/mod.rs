@@ -50,6 +50,8 @@ impl Rate {
             Limit::SubmitPerSession => Self { per_second: 0.1, burst: 10 },
             // Ten a day, since codes are few.
             Limit::CodesPerAddress => Self { per_second: 0.000_116, burst: 10 },
+            // One a day.
+            Limit::InUseNoticePerAddress => Self { per_second: 0.000_011_5, burst: 1 },
             Limit::FailedTokensPerClient => Self { per_second: 0.2, burst: 30 },
             Limit::FailedReauthenticationPerAccount => Self { per_second: 0.17, burst: 3 },
         }

@@ -1,4 +1,4 @@
-//! The texts that people read: the validation mail, the validation SMS and the pages, through [minijinja].
+//! The texts that people read: mails, SMS and pages, through [minijinja].
 //!
 //! The built-in templates are part of the binary; a file of the same name in the operator's folder takes a template's
 //! place. Whatever is inserted into HTML is escaped, a name that does not exist is an error, and every template is
@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `validation/subject.txt.j2`, `validation/body.txt.j2`, `validation/body.html.j2` | `app_name`, `to`, `link`, `code` (none, or where mails carry codes), `valid_for` |
 //! | `validation/sms.txt.j2` | `app_name`, `to`, `code`, `link`, `valid_for`; it has to say `code` or `link` |
+//! | `in_use/subject.txt.j2`, `in_use/body.txt.j2`, `in_use/body.html.j2`, `in_use/sms.txt.j2` | `app_name`, `to` |
 //! | `confirm.html.j2` | `app_name`, `page_style`, `action`, `sid`, `token` |
 //! | `code.html.j2` | `app_name`, `page_style`, `action`, `sid`, `code` (what was given), `is_again` (and was not right) |
 //! | `confirmed.html.j2` | `app_name`, `page_style`, `medium` (`email` or `msisdn`) |
@@ -26,7 +27,9 @@ use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use ring::digest::{SHA256, digest};
 use threepid_domain::model::{Code, Medium};
-use threepid_domain::ports::{MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms};
+use threepid_domain::ports::{
+    InUseMail, InUseSms, MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms,
+};
 
 /// The style of every page. The server's policy allows it by its hash, and no other.
 pub const PAGE_STYLE: &str = include_str!("builtin/page.css");
@@ -39,9 +42,13 @@ pub fn page_style_csp_hash() -> String {
 /// What an error calls this port.
 const PORT: &str = "templates";
 
-const SUBJECT: &str = "validation/subject.txt.j2";
-const BODY_TEXT: &str = "validation/body.txt.j2";
-const BODY_HTML: &str = "validation/body.html.j2";
+/// The templates of one mail: its subject, its text, its HTML.
+type MailNames = [&'static str; 3];
+
+const VALIDATION: MailNames =
+    ["validation/subject.txt.j2", "validation/body.txt.j2", "validation/body.html.j2"];
+const IN_USE: MailNames = ["in_use/subject.txt.j2", "in_use/body.txt.j2", "in_use/body.html.j2"];
+const IN_USE_SMS: &str = "in_use/sms.txt.j2";
 const SMS: &str = "validation/sms.txt.j2";
 const FRAME: &str = "page.html.j2";
 const CONFIRM: &str = "confirm.html.j2";
@@ -50,11 +57,15 @@ const CONFIRMED: &str = "confirmed.html.j2";
 const FAILED: &str = "failed.html.j2";
 const TRY_AGAIN: &str = "try_again.html.j2";
 
-const BUILT_IN: [(&str, &str); 10] = [
-    (SUBJECT, include_str!("builtin/validation/subject.txt.j2")),
-    (BODY_TEXT, include_str!("builtin/validation/body.txt.j2")),
-    (BODY_HTML, include_str!("builtin/validation/body.html.j2")),
+const BUILT_IN: [(&str, &str); 14] = [
+    (VALIDATION[0], include_str!("builtin/validation/subject.txt.j2")),
+    (VALIDATION[1], include_str!("builtin/validation/body.txt.j2")),
+    (VALIDATION[2], include_str!("builtin/validation/body.html.j2")),
     (SMS, include_str!("builtin/validation/sms.txt.j2")),
+    (IN_USE[0], include_str!("builtin/in_use/subject.txt.j2")),
+    (IN_USE[1], include_str!("builtin/in_use/body.txt.j2")),
+    (IN_USE[2], include_str!("builtin/in_use/body.html.j2")),
+    (IN_USE_SMS, include_str!("builtin/in_use/sms.txt.j2")),
     (FRAME, include_str!("builtin/page.html.j2")),
     (CONFIRM, include_str!("builtin/confirm.html.j2")),
     (ENTER_CODE, include_str!("builtin/code.html.j2")),
@@ -146,8 +157,10 @@ impl MinijinjaTemplates {
     fn try_all(&self) -> Result<(), RenderError> {
         let (link, code, minute) = ("https://example.org/", "012345", Duration::from_secs(60));
         for code in [None, Some(code)] {
-            self.mail("alice@example.org", link, code, minute)?;
+            self.validation("alice@example.org", link, code, minute)?;
         }
+        self.mail(IN_USE, context! { to => "alice@example.org" })?;
+        self.in_use_text("447700900813")?;
         let sms = self.sms("447700900813", code, link, minute)?;
         if !sms.contains(code) && !sms.contains(link) {
             let reason = "the text has to say the code or the link".to_owned();
@@ -172,24 +185,36 @@ impl MinijinjaTemplates {
         Ok(self.0.get_template(name)?.render(values)?)
     }
 
-    fn mail(
+    fn validation(
         &self,
         to: &str,
         link: &str,
         code: Option<&str>,
         valid_for: Duration,
     ) -> Result<MailText, RenderError> {
-        let values = context! { to, link, code, valid_for => in_words(valid_for) };
-        let subject = self.render(SUBJECT, values.clone())?.trim().to_owned();
-        if subject.is_empty() || subject.contains(char::is_control) {
+        self.mail(VALIDATION, context! { to, link, code, valid_for => in_words(valid_for) })
+    }
+
+    fn mail(&self, [subject, text, html]: MailNames, values: Value) -> Result<MailText, RenderError> {
+        let line = self.render(subject, values.clone())?.trim().to_owned();
+        if line.is_empty() || line.contains(char::is_control) {
             let reason = "a subject must be one line of text".to_owned();
-            return Err(RenderError { name: SUBJECT.to_owned(), line: 1, reason });
+            return Err(RenderError { name: subject.to_owned(), line: 1, reason });
         }
         Ok(MailText {
-            subject,
-            text: self.render(BODY_TEXT, values.clone())?,
-            html: self.render(BODY_HTML, values)?,
+            subject: line,
+            text: self.render(text, values.clone())?,
+            html: self.render(html, values)?,
         })
+    }
+
+    fn in_use_text(&self, to: &str) -> Result<String, RenderError> {
+        let text = self.render(IN_USE_SMS, context! { to })?.trim().to_owned();
+        if text.is_empty() {
+            let reason = "the text must not be empty".to_owned();
+            return Err(RenderError { name: IN_USE_SMS.to_owned(), line: 1, reason });
+        }
+        Ok(text)
     }
 
     fn sms(&self, to: &str, code: &str, link: &str, valid_for: Duration) -> Result<String, RenderError> {
@@ -219,13 +244,22 @@ impl std::fmt::Debug for MinijinjaTemplates {
 impl Templates for MinijinjaTemplates {
     fn validation_mail(&self, mail: ValidationMail) -> Result<MailText, Unavailable> {
         let code = mail.code.as_ref().map(Code::expose);
-        let text = self.mail(mail.to.as_str(), &mail.link, code, mail.valid_for);
+        let text = self.validation(mail.to.as_str(), &mail.link, code, mail.valid_for);
         text.map_err(|error| Unavailable::new(PORT, error))
     }
 
     fn validation_sms(&self, sms: ValidationSms) -> Result<String, Unavailable> {
         let text = self.sms(sms.to.as_str(), sms.code.expose(), &sms.link, sms.valid_for);
         text.map_err(|error| Unavailable::new(PORT, error))
+    }
+
+    fn in_use_mail(&self, mail: InUseMail) -> Result<MailText, Unavailable> {
+        let text = self.mail(IN_USE, context! { to => mail.to.as_str() });
+        text.map_err(|error| Unavailable::new(PORT, error))
+    }
+
+    fn in_use_sms(&self, sms: InUseSms) -> Result<String, Unavailable> {
+        self.in_use_text(sms.to.as_str()).map_err(|error| Unavailable::new(PORT, error))
     }
 
     fn page(&self, page: Page) -> Result<String, Unavailable> {

@@ -161,6 +161,50 @@ fn an_operators_sms_has_to_say_the_code_or_the_link() {
 }
 
 #[test]
+fn what_informs_whoever_has_an_address_says_so_and_has_no_link_and_no_code() {
+    let to = EmailAddress::parse("alice@example.org").unwrap();
+    let mail = built_in().in_use_mail(InUseMail { to }).unwrap();
+    assert_eq!(mail.subject, "Your email address at matrix.example.org is in use already");
+    for body in [&mail.text, &mail.html] {
+        for said in ["alice@example.org", "matrix.example.org", "nothing was changed", "was not told"] {
+            assert!(body.replace('\n', " ").contains(said), "{said}: {body}");
+        }
+        assert!(!body.contains("://") && !body.contains("href"), "{body}");
+    }
+    let to = Msisdn::parse("447700900813").unwrap();
+    let text = built_in().in_use_sms(InUseSms { to }).unwrap();
+    assert!(text.contains("matrix.example.org") && text.contains("nothing was changed"), "{text}");
+    assert!(text.len() <= 160 && text.is_ascii() && !text.contains('\n') && !text.contains("://"), "{text}");
+}
+
+#[test]
+fn what_informs_can_be_said_in_other_words() {
+    let to = || EmailAddress::parse("alice@example.org").unwrap();
+    for (name, shows) in [
+        ("in_use/subject.txt.j2", (|mail: MailText| mail.subject) as fn(MailText) -> String),
+        ("in_use/body.txt.j2", |mail| mail.text),
+        ("in_use/body.html.j2", |mail| mail.html),
+    ] {
+        let folder = folder_with(name, "{{ app_name }}: {{ to }}");
+        let templates = MinijinjaTemplates::new(&settings(Some(folder.path()))).unwrap();
+        let said = shows(templates.in_use_mail(InUseMail { to: to() }).unwrap());
+        assert_eq!(said, "matrix.example.org: alice@example.org", "{name}");
+    }
+    let folder = folder_with("in_use/sms.txt.j2", "{{ app_name }}: {{ to }}\n");
+    let templates = MinijinjaTemplates::new(&settings(Some(folder.path()))).unwrap();
+    let to = Msisdn::parse("447700900813").unwrap();
+    assert_eq!(templates.in_use_sms(InUseSms { to }).unwrap(), "matrix.example.org: 447700900813");
+    for (source, complaint) in
+        [("{{ link }}", "undefined"), ("{{ code }}", "undefined"), (" ", "must not be empty")]
+    {
+        let folder = folder_with("in_use/sms.txt.j2", source);
+        let error =
+            MinijinjaTemplates::new(&settings(Some(folder.path()))).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("in_use/sms.txt.j2") && error.contains(complaint), "{error}");
+    }
+}
+
+#[test]
 fn every_page_is_whole_and_reads_well_without_script() {
     let templates = built_in();
     for page in pages() {

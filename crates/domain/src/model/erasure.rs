@@ -71,7 +71,14 @@ impl MessageRecord {
     /// What becomes of it when the account that it is about is erased; `None` where this program cannot read it.
     pub fn upon_erasure(&self) -> Option<UponErasure> {
         Some(match (self.payload.as_ref()?, self.state) {
-            (Payload::ValidationMail { .. } | Payload::ValidationSms { .. } | Payload::Mirror { .. }, _)
+            (
+                Payload::ValidationMail { .. }
+                | Payload::ValidationSms { .. }
+                | Payload::Mirror { .. }
+                | Payload::InUseMail { .. }
+                | Payload::InUseSms { .. },
+                _,
+            )
             | (Payload::Unbind { .. }, MessageState::Sent | MessageState::Expired) => UponErasure::Goes,
             (Payload::Unbind { forget: true, .. }, MessageState::Queued | MessageState::Dead) => {
                 UponErasure::Stays
@@ -94,6 +101,8 @@ impl Payload {
         match self {
             Self::ValidationMail { to, sid, .. } => has_spent(sid) || owns(&Address::Email(to.clone())),
             Self::ValidationSms { to, sid, .. } => has_spent(sid) || owns(&Address::Msisdn(to.clone())),
+            Self::InUseMail { to } => owns(&Address::Email(to.clone())),
+            Self::InUseSms { to } => owns(&Address::Msisdn(to.clone())),
             Self::Unbind { .. } | Self::Mirror { .. } => self.account() == Some(user),
         }
     }
@@ -103,7 +112,11 @@ impl Payload {
     pub fn to_leave_nothing(mut self) -> Self {
         match &mut self {
             Self::Unbind { forget, .. } => *forget = true,
-            Self::ValidationMail { .. } | Self::ValidationSms { .. } | Self::Mirror { .. } => {}
+            Self::ValidationMail { .. }
+            | Self::ValidationSms { .. }
+            | Self::Mirror { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => {}
         }
         self
     }
@@ -170,11 +183,13 @@ mod tests {
         let to = EmailAddress::parse("alice@example.org")?;
         let mail =
             Payload::ValidationMail { to, sid: Sid::new("sid"), generation: Generation(1), with_code: false };
+        let notice = Payload::InUseMail { to: EmailAddress::parse("alice@example.org")? };
         let mirror = Payload::Mirror { user_id };
         let at = Timestamp::from_ms(1);
         for (payload, fates) in [
             (&mail, [UponErasure::Goes; 4]),
             (&mirror, [UponErasure::Goes; 4]),
+            (&notice, [UponErasure::Goes; 4]),
             (&unbind, [UponErasure::IsReplaced, UponErasure::Goes, UponErasure::IsMarked, UponErasure::Goes]),
             (&forgotten, [UponErasure::Stays, UponErasure::Goes, UponErasure::Stays, UponErasure::Goes]),
         ] {

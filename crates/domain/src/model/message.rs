@@ -65,11 +65,22 @@ pub enum Payload {
         /// Which of the session's codes it carries.
         generation: Generation,
     },
+    /// The mail that tells whoever has an address that somebody asked to add it. It carries no token.
+    InUseMail {
+        /// To whom it goes.
+        to: EmailAddress,
+    },
+    /// The SMS that tells whoever has a number that somebody asked to add it. It carries no code.
+    InUseSms {
+        /// To whom it goes.
+        to: Msisdn,
+    },
 }
 
 impl Payload {
     /// Every kind of payload.
-    pub const KINDS: [&'static str; 4] = ["validation_mail", "unbind", "mirror", "validation_sms"];
+    pub const KINDS: [&'static str; 6] =
+        ["validation_mail", "unbind", "mirror", "validation_sms", "in_use_mail", "in_use_sms"];
 
     /// The payload's kind, for storage and metrics.
     pub const fn kind(&self) -> &'static str {
@@ -78,23 +89,29 @@ impl Payload {
             Self::Unbind { .. } => "unbind",
             Self::Mirror { .. } => "mirror",
             Self::ValidationSms { .. } => "validation_sms",
+            Self::InUseMail { .. } => "in_use_mail",
+            Self::InUseSms { .. } => "in_use_sms",
         }
     }
 
     /// The recipient with most of it hidden, for logs.
     pub fn masked_recipient(&self) -> String {
         match self {
-            Self::ValidationMail { to, .. } => to.masked(),
+            Self::ValidationMail { to, .. } | Self::InUseMail { to } => to.masked(),
             Self::Unbind { server, .. } => server.to_string(),
             Self::Mirror { user_id } => user_id.to_string(),
-            Self::ValidationSms { to, .. } => to.masked(),
+            Self::ValidationSms { to, .. } | Self::InUseSms { to } => to.masked(),
         }
     }
 
     /// The binding that the message is about, if it is about one.
     pub fn binding(&self) -> Option<BindingKey> {
         match self {
-            Self::ValidationMail { .. } | Self::Mirror { .. } | Self::ValidationSms { .. } => None,
+            Self::ValidationMail { .. }
+            | Self::Mirror { .. }
+            | Self::ValidationSms { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => None,
             Self::Unbind { user_id, address, server, forget: _ } => Some(BindingKey {
                 user_id: user_id.clone(),
                 address: address.clone(),
@@ -107,7 +124,10 @@ impl Payload {
     pub const fn account(&self) -> Option<&UserId> {
         match self {
             Self::Unbind { user_id, .. } | Self::Mirror { user_id } => Some(user_id),
-            Self::ValidationMail { .. } | Self::ValidationSms { .. } => None,
+            Self::ValidationMail { .. }
+            | Self::ValidationSms { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => None,
         }
     }
 
@@ -115,7 +135,11 @@ impl Payload {
     pub const fn leaves_nothing(&self) -> bool {
         match self {
             Self::Unbind { forget, .. } => *forget,
-            Self::ValidationMail { .. } | Self::ValidationSms { .. } | Self::Mirror { .. } => false,
+            Self::ValidationMail { .. }
+            | Self::ValidationSms { .. }
+            | Self::Mirror { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => false,
         }
     }
 
@@ -123,7 +147,23 @@ impl Payload {
     pub const fn mirrored(&self) -> Option<&UserId> {
         match self {
             Self::Mirror { user_id } => Some(user_id),
-            Self::ValidationMail { .. } | Self::Unbind { .. } | Self::ValidationSms { .. } => None,
+            Self::ValidationMail { .. }
+            | Self::Unbind { .. }
+            | Self::ValidationSms { .. }
+            | Self::InUseMail { .. }
+            | Self::InUseSms { .. } => None,
+        }
+    }
+
+    /// Whom the message informs that somebody asked to add an address of theirs, if that is what it does.
+    pub fn informed(&self) -> Option<Address> {
+        match self {
+            Self::InUseMail { to } => Some(Address::Email(to.clone())),
+            Self::InUseSms { to } => Some(Address::Msisdn(to.clone())),
+            Self::ValidationMail { .. }
+            | Self::Unbind { .. }
+            | Self::Mirror { .. }
+            | Self::ValidationSms { .. } => None,
         }
     }
 }
@@ -267,13 +307,17 @@ mod tests {
             },
             Payload::Mirror { user_id },
             Payload::ValidationSms { to: Msisdn::parse("447700900813")?, sid, generation },
+            Payload::InUseMail { to: EmailAddress::parse("a@example.org")? },
+            Payload::InUseSms { to: Msisdn::parse("447700900813")? },
         ];
         // Exhaustive: a new kind has to be added here, and then to the list.
         let kinds = payloads.map(|payload| match payload {
             Payload::ValidationMail { .. }
             | Payload::Unbind { .. }
             | Payload::Mirror { .. }
-            | Payload::ValidationSms { .. } => payload.kind(),
+            | Payload::ValidationSms { .. }
+            | Payload::InUseMail { .. }
+            | Payload::InUseSms { .. } => payload.kind(),
         });
         assert_eq!(kinds, Payload::KINDS);
         Ok(())

@@ -84,6 +84,10 @@ pub struct IssuedToken {
     /// Whether its message carries a code, too. Records that do not say so are of messages with a link alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub with_code: bool,
+    /// Whether it was told to nobody, since an account had the address: what is given back is never this token, and
+    /// never its code. Records that do not say so are of tokens that were sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
 }
 
 /// Where a session stands.
@@ -222,6 +226,7 @@ impl ValidationSession {
             expires_at: now.plus(lifetimes.token),
             next_link,
             with_code: false,
+            withheld: false,
         };
         Self(SessionRecord {
             sid,
@@ -304,8 +309,8 @@ impl ValidationSession {
         }
         let generation =
             Generation(self.newest_token().map_or(0, |token| token.generation.0).saturating_add(1));
-        let token =
-            IssuedToken { generation, expires_at: now.plus(lifetimes.token), next_link, with_code: false };
+        let expires_at = now.plus(lifetimes.token);
+        let token = IssuedToken { generation, expires_at, next_link, with_code: false, withheld: false };
         self.0.tokens.push(token.clone());
         self.0.send_attempt = send_attempt;
         Ok(Some(token))
@@ -318,7 +323,15 @@ impl ValidationSession {
         }
     }
 
-    /// Whether the message sent last carries a code.
+    /// Has the newest token told to nobody: whoever has the address is informed instead. Everything else about the
+    /// session is as if it had been sent.
+    pub fn withhold_token(&mut self) {
+        if let Some(newest) = self.0.tokens.last_mut() {
+            newest.withheld = true;
+        }
+    }
+
+    /// Whether the message sent last carries a code, or would if its token had not been withheld.
     pub fn has_code(&self) -> bool {
         self.newest_token().is_some_and(|token| token.with_code)
     }
@@ -340,7 +353,7 @@ impl ValidationSession {
         // Every token is compared, so that the time taken does not tell which one was near.
         let matching =
             self.0.tokens.iter().filter(|token| derive(token.generation) == *given).last().cloned();
-        self.judge(matching, now, lifetimes)
+        self.judge(matching.filter(|token| !token.withheld), now, lifetimes)
     }
 
     /// Judges a code that came back, which is good only if the newest token's message carries it. `derive` tells the
@@ -360,7 +373,7 @@ impl ValidationSession {
         }
         let newest = self.newest_token().filter(|token| token.with_code);
         let matching = newest.filter(|token| derive(token.generation) == *given).cloned();
-        self.judge(matching, now, lifetimes)
+        self.judge(matching.filter(|token| !token.withheld), now, lifetimes)
     }
 
     /// What becomes of the session where `matching` is the token that was proven, or none was.

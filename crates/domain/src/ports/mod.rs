@@ -47,7 +47,7 @@ pub use reauthentication::{
 pub use secrets::Secrets;
 pub use sms_sender::{Sms, SmsSender};
 pub use store::{CommitError, Conflict, Store};
-pub use templates::{MailText, Page, Templates, ValidationMail, ValidationSms};
+pub use templates::{InUseMail, InUseSms, MailText, Page, Templates, ValidationMail, ValidationSms};
 
 #[cfg(feature = "mocks")]
 pub use self::{

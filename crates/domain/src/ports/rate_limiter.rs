@@ -47,6 +47,8 @@ limits! {
     SubmitPerSession = "submit_per_session", Process;
     /// Codes given back for one threepid, in whichever session; right ones do not count.
     CodesPerAddress = "codes_per_address", Shared;
+    /// Messages that tell whoever has a threepid that somebody asked to add it. What is beyond is not sent.
+    InUseNoticePerAddress = "in_use_notice_per_address", Shared;
     /// Access tokens from one client address that were nobody's.
     FailedTokensPerClient = "failed_tokens_per_client", Process;
     /// Wrong answers to the question who is asking, for one account.

@@ -43,6 +43,20 @@ impl std::fmt::Debug for ValidationSms {
     }
 }
 
+/// What the mail has to say that informs whoever has an address: nothing that proves anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUseMail {
+    /// To whom it goes.
+    pub to: EmailAddress,
+}
+
+/// What the SMS has to say that informs whoever has a number: nothing that proves anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUseSms {
+    /// To whom it goes.
+    pub to: Msisdn,
+}
+
 /// A mail's texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailText {
@@ -114,6 +128,18 @@ pub trait Templates: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when a template is broken.
     fn validation_sms(&self, sms: ValidationSms) -> Result<String, Unavailable>;
+
+    /// The mail that tells whoever has an address that somebody asked to add it, and that nothing was changed.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when a template is broken.
+    fn in_use_mail(&self, mail: InUseMail) -> Result<MailText, Unavailable>;
+
+    /// The text of the SMS that says the same of a number.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when a template is broken.
+    fn in_use_sms(&self, sms: InUseSms) -> Result<String, Unavailable>;
 
     /// A page, whole.
     ///

@@ -91,6 +91,7 @@ impl Fixture {
             templates: Arc::new(PlainTemplates),
             clock: clock.clone(),
             secrets: secrets.clone(),
+            rate_limiter: limiter.clone(),
         };
         let relay = relay_on(relay_ports.clone(), &policy);
         Self {

@@ -1,8 +1,11 @@
 //! Texts as short as they can be.
 
-use crate::ports::{MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms};
+use crate::ports::{
+    InUseMail, InUseSms, MailText, Page, Templates, Unavailable, ValidationMail, ValidationSms,
+};
 
-/// A mail that is its link and, on a second line, its code; an SMS that is its code; and pages of one line.
+/// A mail that is its link and, on a second line, its code; an SMS that is its code; messages without
+/// either that say so; and pages of one line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlainTemplates;
 
@@ -23,6 +26,18 @@ impl Templates for PlainTemplates {
 
     fn validation_sms(&self, sms: ValidationSms) -> Result<String, Unavailable> {
         Ok(sms.code.expose().to_owned())
+    }
+
+    fn in_use_mail(&self, _: InUseMail) -> Result<MailText, Unavailable> {
+        Ok(MailText {
+            subject: "Your email address".to_owned(),
+            html: "<p>It is in use</p>".to_owned(),
+            text: "It is in use\n".to_owned(),
+        })
+    }
+
+    fn in_use_sms(&self, _: InUseSms) -> Result<String, Unavailable> {
+        Ok("It is in use".to_owned())
     }
 
     fn page(&self, page: Page) -> Result<String, Unavailable> {

@@ -3,7 +3,7 @@
 use super::{Changes, Contacts, DECISIONS, DeprecatedAdd, audit, too_many_conflicts};
 use crate::model::{
     Address, AuditAction, AuditDoor, ClientSecret, IdAccessToken, IdentityServerName, RemoteRefusal, Sid,
-    SpendRefusal, Threepid, UnitOfWork, UserId,
+    SpendRefusal, Threepid, Timestamp, UnitOfWork, UserId,
 };
 use crate::ports::{CommitError, Conflict, Unavailable};
 
@@ -30,8 +30,9 @@ pub enum AddError {
     /// Accounts may not change their contacts, or not through this door.
     #[error("changes are switched off")]
     ChangesForbidden,
-    /// The session proves nothing to this account: unknown, another secret, not validated, expired, or spent. Which of
-    /// them is not told.
+    /// The session proves nothing to this account: unknown, another secret, not validated, expired, or spent; or, with
+    /// [`Policy::hide_in_use`](super::Policy::hide_in_use), validated while another account had the address. Which of them is
+    /// not told.
     #[error("the address is not proven")]
     AuthFailed,
     /// Another account has the address. The proof is kept.
@@ -95,17 +96,36 @@ impl Contacts {
                 validated_at: proof.validated_at,
                 added_at: now,
             };
+            let (address, proven_at) = (threepid.address.clone(), threepid.validated_at);
             let (action, door) = (AuditAction::Added, AuditDoor::Add);
             let entry = self.audit_of_contact(action, door, &add.user_id, &threepid.address);
             let unit = UnitOfWork::new().put_session(session).put_threepid(threepid).audit(entry);
             match audit::commit(&*self.store, self.mirrored(unit, &add.user_id)).await {
                 Ok(()) => return Ok(()),
-                Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
+                Err(CommitError::Conflict(Conflict::AddressOwned)) => {
+                    self.owned_elsewhere(&address, proven_at).await?;
+                }
                 Err(CommitError::Conflict(_)) => {}
                 Err(CommitError::Unavailable(error)) => return Err(error.into()),
             }
         }
         Err(too_many_conflicts().into())
+    }
+
+    /// Refuses an address that another account has. Where it is hidden which addresses are in use, that is told only to
+    /// whoever proved it before it was taken; a later proof has failed. `Ok` where nobody has it by now: decide again.
+    pub(super) async fn owned_elsewhere(
+        &self,
+        address: &Address,
+        proven_at: Timestamp,
+    ) -> Result<(), AddError> {
+        if !self.policy.hides_in_use() {
+            return Err(AddError::InUse);
+        }
+        let Some(owner) = self.store.owner(address).await? else { return Ok(()) };
+        let held = self.store.threepids(&owner).await?;
+        let Some(held) = held.into_iter().find(|held| held.address == *address) else { return Ok(()) };
+        Err(if held.added_at > proven_at { AddError::InUse } else { AddError::AuthFailed })
     }
 
     pub(super) async fn still_has(&self, user: &UserId, address: &Address) -> Result<(), AddError> {

@@ -43,6 +43,7 @@ impl Contacts {
             if expected.is_some_and(|address| *address != proof.address) {
                 return Err(AddError::AuthFailed);
             }
+            let (address, proven_at) = (proof.address.clone(), proof.validated_at);
             let pending = add.bind.then(|| self.pending(&add, &server, proof.address.clone()));
             let unit = self.spend_foreign(&add, door, &server, proof, pending.clone());
             let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
@@ -53,7 +54,9 @@ impl Contacts {
                         None => Ok(()),
                     };
                 }
-                Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse),
+                Err(CommitError::Conflict(Conflict::AddressOwned)) => {
+                    self.owned_elsewhere(&address, proven_at).await?;
+                }
                 Err(CommitError::Conflict(Conflict::ChallengeSpent)) => return Err(AddError::AuthFailed),
                 Err(CommitError::Conflict(_)) => {}
                 Err(CommitError::Unavailable(error)) => return Err(error.into()),

@@ -212,6 +212,7 @@ impl Contacts {
                     return Err(AddError::AuthFailed.into());
                 }
             };
+            let (address, proven_at) = (proof.address.clone(), proof.validated_at);
             let (action, door) = (AuditAction::Added, AuditDoor::AddReauthenticated);
             let entry = self.audit_of_contact(action, door, &add.user_id, &proof.address);
             let unit = UnitOfWork::new().put_session(session).audit(entry).put_threepid(Threepid {
@@ -223,7 +224,9 @@ impl Contacts {
             let unit = challenge.cloned().into_iter().fold(unit, UnitOfWork::spend_challenge);
             match audit::commit(&*self.store, self.mirrored(unit, &add.user_id)).await {
                 Ok(()) => return Ok(()),
-                Err(CommitError::Conflict(Conflict::AddressOwned)) => return Err(AddError::InUse.into()),
+                Err(CommitError::Conflict(Conflict::AddressOwned)) => {
+                    self.owned_elsewhere(&address, proven_at).await?;
+                }
                 // The same answer came in twice at once, and the other one was first.
                 Err(CommitError::Conflict(Conflict::ChallengeSpent)) => {
                     return Err(AddError::AuthFailed.into());

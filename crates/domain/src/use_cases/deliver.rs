@@ -14,8 +14,9 @@ use crate::model::{
     OutboxMessage, Payload, Settlement, Sid, Timestamp, Token, UnitOfWork, UserId,
 };
 use crate::ports::{
-    Clock, DeliveryError, IdentityServer, IdentityServerError, Mail, Mailer, Mirror, Outbox, Secrets, Sms,
-    SmsSender, Store, Templates, Unavailable, Unbound, ValidationMail, ValidationSms,
+    Clock, DeliveryError, IdentityServer, IdentityServerError, InUseMail, InUseSms, Limit, Mail, MailText,
+    Mailer, Mirror, Outbox, RateLimiter, Secrets, Sms, SmsSender, Store, Templates, Unavailable, Unbound,
+    ValidationMail, ValidationSms, Verdict,
 };
 
 /// When a message that was not taken is tried again: after `first`, then twice as long each time, at most `longest`,
@@ -96,6 +97,8 @@ pub enum Delivered {
     Dead,
     /// It was not worth sending any more.
     Expired,
+    /// It was not worth sending: its recipient was told the same lately.
+    Withheld,
     /// Another claim holds the message by now; how this try ended was not recorded.
     LeaseLost,
 }
@@ -121,6 +124,14 @@ pub struct RelayPorts {
     pub clock: Arc<dyn Clock>,
     /// Derives tokens and codes.
     pub secrets: Arc<dyn Secrets>,
+    /// How often somebody is told the same.
+    pub rate_limiter: Arc<dyn RateLimiter>,
+}
+
+/// What became of a message that no hop refused.
+enum Handed {
+    Over,
+    Withheld,
 }
 
 /// Delivers what the outbox holds.
@@ -174,8 +185,12 @@ impl Relay {
             tracing::warn!(message_id = %id, kind, to, attempt, "a message expired before it could be delivered");
             return (kept(Settlement::Expired), Delivered::Expired);
         }
-        match self.send(message).await {
-            Ok(()) => {
+        match self.send_or_withhold(message).await {
+            Ok(Handed::Withheld) => {
+                tracing::info!(message_id = %id, kind, to, attempt, "not sent: its recipient was told the same lately");
+                (Settlement::Expired, Delivered::Withheld)
+            }
+            Ok(Handed::Over) => {
                 tracing::info!(message_id = %id, kind, to, attempt, "delivered to the next hop");
                 (kept(Settlement::Sent), Delivered::Sent)
             }
@@ -191,6 +206,29 @@ impl Relay {
                 (Settlement::Dead { reason }, Delivered::Dead)
             }
         }
+    }
+
+    /// Sends what informs somebody only as often as they want to hear it. That is decided here, where no client waits, so
+    /// that no answer and no time of one tells whether there was anybody to inform. What is to be tried again is not counted;
+    /// a crash between both leaves it counted, and the next day informs again.
+    async fn send_or_withhold(&self, message: &OutboxMessage) -> Result<Handed, DeliveryError> {
+        let Some(address) = message.payload.informed() else {
+            return self.send(message).await.map(|()| Handed::Over);
+        };
+        let (limits, limit) = (&self.ports.rate_limiter, Limit::InUseNoticePerAddress);
+        let subject = self.ports.secrets.address_key(&address).to_hex();
+        match limits.take(limit, subject.clone()).await {
+            Ok(Verdict::Allowed) => {}
+            Ok(Verdict::RetryAfter(_)) => return Ok(Handed::Withheld),
+            Err(error) => return Err(DeliveryError::Transient(error.into())),
+        }
+        let sent = self.send(message).await;
+        if matches!(sent, Err(DeliveryError::Transient(_)))
+            && let Err(error) = limits.give_back(limit, subject).await
+        {
+            tracing::warn!(limit = limit.name(), error = %error.source, "a message that is to be tried again stays counted");
+        }
+        sent.map(|()| Handed::Over)
     }
 
     async fn send(&self, message: &OutboxMessage) -> Result<(), DeliveryError> {
@@ -209,6 +247,14 @@ impl Relay {
                 self.unbind(key, message).await
             }
             Payload::Mirror { user_id } => self.mirror(user_id).await,
+            Payload::InUseMail { to } => {
+                let text = self.ports.templates.in_use_mail(InUseMail { to: to.clone() });
+                self.send_mail(message, to, text).await
+            }
+            Payload::InUseSms { to } => {
+                let text = self.ports.templates.in_use_sms(InUseSms { to: to.clone() });
+                self.send_sms(message, to, text).await
+            }
         }
     }
 
@@ -224,7 +270,15 @@ impl Relay {
         code: Code,
     ) -> Result<(), DeliveryError> {
         let content = ValidationSms { to: to.clone(), code, link, valid_for: self.token_lifetime };
-        let text = self.ports.templates.validation_sms(content);
+        self.send_sms(message, to, self.ports.templates.validation_sms(content)).await
+    }
+
+    async fn send_sms(
+        &self,
+        message: &OutboxMessage,
+        to: &Msisdn,
+        text: Result<String, Unavailable>,
+    ) -> Result<(), DeliveryError> {
         let text = text.map_err(|error| DeliveryError::Transient(error.into()))?;
         match &self.ports.sms {
             Some(sms) => sms.send(Sms { id: message.id.clone(), to: to.clone(), text }).await,
@@ -240,12 +294,17 @@ impl Relay {
         code: Option<Code>,
     ) -> Result<(), DeliveryError> {
         let content = ValidationMail { to: to.clone(), link, code, valid_for: self.token_lifetime };
+        self.send_mail(message, to, self.ports.templates.validation_mail(content)).await
+    }
+
+    async fn send_mail(
+        &self,
+        message: &OutboxMessage,
+        to: &EmailAddress,
+        text: Result<MailText, Unavailable>,
+    ) -> Result<(), DeliveryError> {
         // A broken template is the operator's to mend, in time for the next try.
-        let text = self
-            .ports
-            .templates
-            .validation_mail(content)
-            .map_err(|error| DeliveryError::Transient(error.into()))?;
+        let text = text.map_err(|error| DeliveryError::Transient(error.into()))?;
         let mail = Mail {
             id: message.id.clone(),
             to: to.clone(),

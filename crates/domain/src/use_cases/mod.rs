@@ -76,6 +76,9 @@ pub struct Policy {
     pub changes: Changes,
     /// What `POST /account/3pid`, which asks for no password, may do.
     pub deprecated_add: DeprecatedAdd,
+    /// Whether nobody is told which addresses belong to accounts: asking for a token to one that does is answered as for
+    /// any other, and whoever has it is informed. Heeded only with [`Validation::Direct`].
+    pub hide_in_use: bool,
     /// Whether the homeserver keeps a copy of contacts, which every change is owed to.
     pub mirrors: bool,
     /// How long an owed unbind is worth trying. Default 30 days.
@@ -94,9 +97,18 @@ impl Default for Policy {
             trusted: TrustedServers::default(),
             changes: Changes::default(),
             deprecated_add: DeprecatedAdd::default(),
+            hide_in_use: false,
             mirrors: false,
             unbind_within: Duration::from_secs(30 * 24 * 60 * 60),
         }
+    }
+}
+
+impl Policy {
+    /// Whether nobody is told which addresses belong to accounts. An identity server that validates is asked nothing about
+    /// addresses that do, so where one does, nothing is hidden.
+    pub fn hides_in_use(&self) -> bool {
+        self.hide_in_use && self.validation == Validation::Direct
     }
 }
 
@@ -225,6 +237,8 @@ fn too_many_conflicts() -> Unavailable {
     Unavailable::new("store", format!("{DECISIONS} conflicts in a row"))
 }
 
+#[cfg(test)]
+mod alike;
 #[cfg(test)]
 mod interleaving;
 

@@ -122,8 +122,17 @@ impl OutboxDesk {
         }
         match &record.payload {
             None => Err(RetryError::Unreadable),
-            Some(Payload::ValidationMail { .. } | Payload::ValidationSms { .. }) => {
-                if now < record.not_after { Ok(record.not_after) } else { Err(RetryError::TokenEnded) }
+            Some(
+                Payload::ValidationMail { .. }
+                | Payload::ValidationSms { .. }
+                | Payload::InUseMail { .. }
+                | Payload::InUseSms { .. },
+            ) => {
+                if now < record.not_after {
+                    Ok(record.not_after)
+                } else {
+                    Err(RetryError::TokenEnded)
+                }
             }
             Some(Payload::Unbind { .. } | Payload::Mirror { .. }) => {
                 Ok(record.not_after.max(now.plus(self.worth_trying)))
@@ -146,8 +155,8 @@ impl OutboxDesk {
             }
             if self.records.forget(id, now).await? {
                 let undone = match &record.payload {
-                    Some(Payload::ValidationMail { .. }) => Undone::Mail,
-                    Some(Payload::ValidationSms { .. }) => Undone::Sms,
+                    Some(Payload::ValidationMail { .. } | Payload::InUseMail { .. }) => Undone::Mail,
+                    Some(Payload::ValidationSms { .. } | Payload::InUseSms { .. }) => Undone::Sms,
                     Some(Payload::Unbind { .. }) => Undone::Unbind,
                     Some(Payload::Mirror { .. }) => Undone::Mirror,
                     None => Undone::Unknown,

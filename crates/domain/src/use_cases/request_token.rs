@@ -27,6 +27,14 @@ pub(super) struct Request {
     pub(super) id_access_token: Option<IdAccessToken>,
 }
 
+/// What a client asks of this server itself.
+struct Asked<'a> {
+    request: &'a Request,
+    address: &'a Address,
+    /// Whether an account has the address. Then nobody is sent a token, and nothing else is different.
+    is_taken: bool,
+}
+
 /// The session that was opened or continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -50,7 +58,7 @@ pub enum RequestTokenError {
     /// The operator's rules refuse the address.
     #[error("the address is not permitted")]
     Denied,
-    /// An account has the address already.
+    /// An account has the address already. It is not told where [`Policy::hide_in_use`](super::Policy::hide_in_use) says so.
     #[error("the address is in use")]
     InUse,
     /// Too many requests.
@@ -73,6 +81,9 @@ impl Contacts {
     /// The answer is durable: a session of ours is returned only once it and its message are stored. With
     /// [`Validation::IdentityServer`] all our own rules are met first, then the identity server is asked.
     ///
+    /// With [`Policy::hide_in_use`](super::Policy::hide_in_use) every step from here on is the same whether or not an
+    /// account has the address: see `docs/adr/0014-hidden-in-use.md`.
+    ///
     /// # Errors
     /// [`RequestTokenError`].
     pub(super) async fn request_token(&self, request: Request) -> Result<Opened, RequestTokenError> {
@@ -89,12 +100,13 @@ impl Contacts {
         }
         let subject = self.secrets.address_key(&address).to_hex();
         self.take::<RequestTokenError>(Limit::RequestTokenPerAddress, subject).await?;
-        if self.store.owner(&address).await?.is_some() {
+        let is_taken = self.store.owner(&address).await?.is_some();
+        if is_taken && !self.policy.hides_in_use() {
             return Err(RequestTokenError::InUse);
         }
         match validator {
             Some(server) => self.request_remotely(server, request, address).await,
-            None => self.request_here(request, address).await,
+            None => self.request_here(&Asked { request: &request, address: &address, is_taken }).await,
         }
     }
 
@@ -144,17 +156,17 @@ impl Contacts {
         Ok(Opened { sid, submit_url, has_code: false })
     }
 
-    async fn request_here(&self, request: Request, address: Address) -> Result<Opened, RequestTokenError> {
-        let key = self.secrets.session_key(&address, &request.client_secret);
+    async fn request_here(&self, asked: &Asked<'_>) -> Result<Opened, RequestTokenError> {
+        let key = self.secrets.session_key(asked.address, &asked.request.client_secret);
         let mut is_counted = false;
         for _ in 0..DECISIONS {
             let (opened, unit) = match self.store.current_session(key).await? {
-                Some(session) => self.continue_session(session, &request, &address),
-                None => self.open_session(UnitOfWork::new(), &request, &address),
+                Some(session) => self.continue_session(session, asked),
+                None => self.open_session(UnitOfWork::new(), asked),
             };
             let Some(unit) = unit else { return Ok(opened) };
             if !std::mem::replace(&mut is_counted, true) {
-                self.take_of_all(match address.medium() {
+                self.take_of_all(match asked.address.medium() {
                     Medium::Email => Limit::MailsInAll,
                     Medium::Msisdn => Limit::SmsInAll,
                 })
@@ -182,53 +194,52 @@ impl Contacts {
     fn continue_session(
         &self,
         mut session: ValidationSession,
-        request: &Request,
-        address: &Address,
+        asked: &Asked<'_>,
     ) -> (Opened, Option<UnitOfWork>) {
         let now = self.clock.now();
-        let next_link = request.next_link.clone();
-        match session.request_again(request.send_attempt, next_link, now, &self.policy.lifetimes) {
+        let (attempt, next_link) = (asked.request.send_attempt, asked.request.next_link.clone());
+        match session.request_again(attempt, next_link, now, &self.policy.lifetimes) {
             Ok(None) => (opened(&session), None),
-            Ok(Some(_token)) => self.send(UnitOfWork::new(), session, request, now),
+            Ok(Some(_token)) => self.send(UnitOfWork::new(), session, asked, now),
             Err(_ended) => {
                 session.supersede();
-                self.open_session(UnitOfWork::new().put_session(session), request, address)
+                self.open_session(UnitOfWork::new().put_session(session), asked)
             }
         }
     }
 
-    fn open_session(
-        &self,
-        unit: UnitOfWork,
-        request: &Request,
-        address: &Address,
-    ) -> (Opened, Option<UnitOfWork>) {
-        let now = self.clock.now();
+    fn open_session(&self, unit: UnitOfWork, asked: &Asked<'_>) -> (Opened, Option<UnitOfWork>) {
+        let (now, Asked { request, address, .. }) = (self.clock.now(), asked);
         let session = ValidationSession::open(
             self.secrets.new_sid(),
             self.secrets.session_key(address, &request.client_secret),
-            address.clone(),
+            Address::clone(address),
             request.send_attempt,
             request.next_link.clone(),
             now,
             &self.policy.lifetimes,
         );
-        self.send(unit, session, request, now)
+        self.send(unit, session, asked, now)
     }
 
-    /// Stores the session together with the message that its newest token owes.
+    /// Stores the session together with the message that its newest token owes: to prove the address, or to inform whoever
+    /// has it.
     fn send(
         &self,
         unit: UnitOfWork,
         mut session: ValidationSession,
-        request: &Request,
+        asked: &Asked<'_>,
         now: Timestamp,
     ) -> (Opened, Option<UnitOfWork>) {
-        if self.policy.mails_code || matches!(request.to, RemoteRecipient::Msisdn { .. }) {
+        let to = &asked.request.to;
+        if self.policy.mails_code || matches!(to, RemoteRecipient::Msisdn { .. }) {
             session.send_code();
         }
+        if asked.is_taken {
+            session.withhold_token();
+        }
         let opened = opened(&session);
-        let message = session.newest_token().map(|token| self.message(&opened.sid, token, &request.to, now));
+        let message = session.newest_token().map(|token| self.message(&opened.sid, token, to, now));
         let unit = message.into_iter().fold(unit.put_session(session), UnitOfWork::enqueue);
         (opened, Some(unit))
     }
@@ -237,13 +248,15 @@ impl Contacts {
         let (sid, generation) = (sid.clone(), token.generation);
         OutboxMessage {
             id: self.secrets.new_message_id(),
-            payload: match to {
-                RemoteRecipient::Email(to) => {
+            payload: match (to, token.withheld) {
+                (RemoteRecipient::Email(to), false) => {
                     Payload::ValidationMail { to: to.clone(), sid, generation, with_code: token.with_code }
                 }
-                RemoteRecipient::Msisdn { number, .. } => {
+                (RemoteRecipient::Msisdn { number, .. }, false) => {
                     Payload::ValidationSms { to: number.clone(), sid, generation }
                 }
+                (RemoteRecipient::Email(to), true) => Payload::InUseMail { to: to.clone() },
+                (RemoteRecipient::Msisdn { number, .. }, true) => Payload::InUseSms { to: number.clone() },
             },
             created_at: now,
             due_at: now,

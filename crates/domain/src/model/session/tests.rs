@@ -78,7 +78,13 @@ fn a_new_session_is_pending_and_current_with_one_token() {
     assert_eq!((record.current, record.revision, record.created_at), (true, 0, at(0)));
     assert_eq!(
         record.tokens,
-        [IssuedToken { generation: Generation(1), expires_at: at(HOUR), next_link: None, with_code: false }]
+        [IssuedToken {
+            generation: Generation(1),
+            expires_at: at(HOUR),
+            next_link: None,
+            with_code: false,
+            withheld: false,
+        }]
     );
     assert!(session.was_opened_under(&KeyedHash::new([1; 32])));
     assert!(!session.was_opened_under(&KeyedHash::new([2; 32])));
@@ -140,6 +146,28 @@ fn a_record_that_says_nothing_of_codes_is_of_messages_without_and_is_written_as_
     assert_eq!(serde_json::to_string(&token).unwrap(), written);
     let with_code = IssuedToken { with_code: true, ..token };
     assert!(serde_json::to_string(&with_code).unwrap().contains(r#""with_code":true"#));
+}
+
+#[test]
+fn that_a_token_was_told_to_nobody_is_written_and_a_record_that_says_nothing_is_of_one_that_was_sent() {
+    let written = r#"{"generation":1,"expires_at":1700003600000,"next_link":null}"#;
+    let sent: IssuedToken = serde_json::from_str(written).unwrap();
+    assert!(!sent.withheld);
+    let withheld = IssuedToken { withheld: true, ..sent };
+    let written = serde_json::to_string(&withheld).unwrap();
+    assert!(written.contains(r#""withheld":true"#));
+    assert_eq!(serde_json::from_str::<IssuedToken>(&written).unwrap(), withheld);
+}
+
+#[test]
+fn a_token_that_was_told_to_nobody_is_wrong_and_burns_as_any() {
+    let mut withheld = pending();
+    withheld.withhold_token();
+    for nth in 1..=WRONG_TOKENS_THAT_BURN {
+        let answer = withheld.submit(&derive(Generation(1)), derive, at(0), &lifetimes());
+        assert_eq!(answer, Err(SubmitRefusal::Wrong), "{nth}");
+    }
+    assert_eq!(withheld.record().state, SessionState::Burnt);
 }
 
 #[test]

@@ -47,8 +47,13 @@ pub async fn an_empty_storage_has_nothing_to_remove(backend: &Backend) {
 /// Opening, the end of a token, the proof: whichever comes last. Not at that time, and after it.
 pub async fn a_session_leaves_by_the_last_time_that_it_speaks_of(backend: &Backend) {
     let store = &*backend.store;
-    let token =
-        |ms| IssuedToken { generation: Generation(1), expires_at: at(ms), next_link: None, with_code: false };
+    let token = |ms| IssuedToken {
+        generation: Generation(1),
+        expires_at: at(ms),
+        next_link: None,
+        with_code: false,
+        withheld: false,
+    };
     let by = || user("@alice:example.org");
     let states = [
         ("opened", 1000, vec![token(1)], SessionState::Pending { wrong_tokens: 0 }),

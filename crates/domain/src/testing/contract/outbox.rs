@@ -96,8 +96,10 @@ pub async fn a_message_is_claimed_whole(backend: &Backend) {
     let (sid, generation) = (Sid::new("s.i=d_-"), Generation(u32::MAX));
     let payloads = [
         Payload::ValidationMail { to: to.clone(), sid: sid.clone(), generation, with_code: false },
-        Payload::ValidationMail { to, sid: sid.clone(), generation, with_code: true },
-        Payload::ValidationSms { to: number, sid, generation },
+        Payload::ValidationMail { to: to.clone(), sid: sid.clone(), generation, with_code: true },
+        Payload::ValidationSms { to: number.clone(), sid, generation },
+        Payload::InUseMail { to },
+        Payload::InUseSms { to: number },
     ];
     for (at, payload) in payloads.into_iter().enumerate() {
         let owed = OutboxMessage {

@@ -174,6 +174,7 @@ pub async fn every_field_of_a_session_survives_in_every_state(backend: &Backend)
                     expires_at,
                     next_link,
                     with_code: generation % 2 == 0,
+                    withheld: generation % 3 == 0,
                 };
                 let record = SessionRecord {
                     sid: Sid::new(sid.clone()),
