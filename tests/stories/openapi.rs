@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 use serde_json::{Value, json};
-use threepid_tests::peers::{Schemathesis, SmtpServer};
+use threepid_tests::peers::{Schemathesis, SmsGateway, SmtpServer};
 use threepid_tests::server::Server;
 
 use crate::Story;
@@ -33,6 +33,10 @@ fn examples(document: &mut Value, sid: &str) {
     let contacts = "/_matrix/client/{version}/account/3pid";
     for (path, body) in [
         (contacts.to_owned(), json!({ "three_pid_creds": proof })),
+        (
+            format!("{contacts}/msisdn/requestToken"),
+            json!({ "client_secret": SECRET, "country": "GB", "phone_number": "07700 900813", "send_attempt": 1 }),
+        ),
         (format!("{contacts}/add"), proof.clone()),
         (format!("{contacts}/delete"), json!({ "medium": "email", "address": "alice@example.org" })),
         (
@@ -57,8 +61,8 @@ fn statuses(log: &str) -> Result<BTreeMap<String, u32>, regex::Error> {
 
 #[tokio::test]
 async fn no_request_that_a_fuzzer_makes_up_is_answered_other_than_the_document_says() -> Story {
-    let smtp = SmtpServer::start().await?;
-    let server = Server::builder().mail_to(&smtp).start().await?;
+    let (smtp, gateway) = (SmtpServer::start().await?, SmsGateway::start().await?);
+    let server = Server::builder().mail_to(&smtp).sms_to(&gateway).start().await?;
     let alice = server.account("@alice:example.org").await?;
     let sid = server.prove(&smtp, "alice@example.org", SECRET).await?;
     let mut document = server.get("/_threepid/openapi.json", None).await?.json();
@@ -86,6 +90,8 @@ async fn no_request_that_a_fuzzer_makes_up_is_answered_other_than_the_document_s
         );
     }
     assert!(found.success, "{}", found.said);
+    // Numbers were asked for, too.
+    gateway.wait_for_requests(1).await?;
     assert_eq!(u64::try_from(operations)?, found.operations, "each operation was asked: {}", found.said);
     assert!(found.cases > 500, "only {} requests were made: {}", found.cases, found.said);
     assert!(statuses.get("200").is_some_and(|good| *good > 50), "{statuses:?}");

@@ -24,7 +24,8 @@ use threepid_domain::use_cases::{
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(5);
 
 /// The same for every proof that failed.
-const NOT_PROVEN: &str = "The session proves no address to this account; open the link in the mail first";
+const NOT_PROVEN: &str =
+    "The session proves no address to this account; open the link or enter the code that was sent first";
 
 /// A row of the table: status, error code, and a sentence without its full stop.
 type Row = (u16, &'static str, &'static str);

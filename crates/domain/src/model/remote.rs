@@ -32,7 +32,8 @@ impl RemoteRefusal {
 
     /// An identity server's refusal as a client may see it: status, `errcode`, `error` and `retry_after_ms`, nothing
     /// that belongs to this server's own conversation with the client (`soft_logout`, `flows`, `session`). What it says
-    /// of its own tokens becomes 403 `M_FORBIDDEN`, since clients log out on it.
+    /// of its own tokens becomes 403 `M_FORBIDDEN`, since clients log out on it. Its 429 is `M_LIMIT_EXCEEDED` whatever
+    /// it calls that, since clients wait on the code: Sydent calls it `M_UNKNOWN`.
     #[must_use]
     pub fn of_identity_server(self) -> Self {
         let about_a_token =
@@ -48,6 +49,8 @@ impl RemoteRefusal {
             .collect();
         if about_a_token {
             body.insert("errcode".to_owned(), "M_FORBIDDEN".into());
+        } else if self.status == 429 {
+            body.insert("errcode".to_owned(), "M_LIMIT_EXCEEDED".into());
         }
         Self { status: if about_a_token { 403 } else { self.status }, body }
     }
@@ -90,5 +93,9 @@ mod tests {
         let slow = json!({"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 5, "error": 7});
         let passed = refusal(429, &slow).of_identity_server();
         assert_eq!(passed, refusal(429, &json!({"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 5})));
+        let slow = json!({"errcode": "M_UNKNOWN", "error": "Limit exceeded for this number"});
+        let passed = refusal(429, &slow).of_identity_server();
+        let told = json!({"errcode": "M_LIMIT_EXCEEDED", "error": "Limit exceeded for this number"});
+        assert_eq!(passed, refusal(429, &told));
     }
 }
