@@ -149,7 +149,7 @@ fn report(hidden: bool, seen: &[Seen], after: &Both<Vec<f64>>) -> Verdict {
         verdict.told_by_bytes |= !same;
         verdict.told_by_time |= differs;
     }
-    line("the next draw's request", after, "reported only");
+    verdict.told_by_time |= line("the next draw's request", after, "by what came before it");
     verdict
 }
 

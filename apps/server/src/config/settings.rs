@@ -35,7 +35,7 @@ settings! {
         /// Whether nobody is told that an address belongs to an account here. The specification has
         /// `POST /account/3pid/email/requestToken` and `.../msisdn/requestToken` say `M_THREEPID_IN_USE`; with this they answer
         /// as for an address that is free, nothing that comes back proves it, and whoever has the address is informed, once a
-        /// day at most. Only with `validation = "direct"`.
+        /// day at most. Every message then leaves up to 5 s later. Only with `validation = "direct"`.
         hide_in_use: bool = false,
         /// Who validates addresses: "direct" this server, which sends the mails itself, "identity_server" the first of
         /// `identity_servers` that `validates`, or the one of these that a client names.

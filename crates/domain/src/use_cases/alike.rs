@@ -593,3 +593,19 @@ async fn an_identity_server_that_validates_hides_nothing() {
     let refused = fixture.request(EMAIL, "secret", 1).await;
     assert!(matches!(refused, Err(RequestTokenError::InUse)), "{refused:?}");
 }
+
+#[tokio::test]
+async fn where_it_is_hidden_messages_leave_a_little_later_at_random_and_elsewhere_at_once() {
+    for (hide_in_use, lifetime, later) in
+        [(true, HOUR, 2500), (true, Duration::from_secs(10), 500), (false, HOUR, 0)]
+    {
+        let lifetimes = Lifetimes { token: lifetime, ..Lifetimes::default() };
+        let policy = Policy { sends_mail: true, hide_in_use, lifetimes, ..Policy::default() };
+        let fixture = Fixture::with_policy(policy);
+        fixture.secrets.set_jitter(0.5);
+        fixture.request(EMAIL, "secret", 1).await.unwrap();
+        let message = fixture.store.outbox_rows().remove(0).message;
+        assert_eq!(message.due_at.as_ms() - message.created_at.as_ms(), later);
+        assert!(message.due_at < message.not_after);
+    }
+}

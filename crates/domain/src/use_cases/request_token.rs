@@ -2,6 +2,7 @@
 //! [`request_email_token`](super::request_email_token) and [`request_msisdn_token`](super::request_msisdn_token).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{Changes, Contacts, DECISIONS, client_subject, too_many_conflicts};
 use crate::model::{
@@ -13,6 +14,10 @@ use crate::ports::{
     CommitError, EVERYBODY, IdentityServerError, Limit, OpenedRemotely, OverLimit, RemoteRecipient,
     RemoteTokenRequest, Unavailable,
 };
+
+/// Where it is hidden which addresses are in use, every message leaves so much later at most, at random. What the relay
+/// does differs with what a message is for, and a client that asks again at once must not meet it.
+const SPREAD: Duration = Duration::from_secs(5);
 
 /// What a client asks, whatever the medium.
 #[derive(Clone)]
@@ -244,6 +249,15 @@ impl Contacts {
         (opened, Some(unit))
     }
 
+    fn due_at(&self, now: Timestamp) -> Timestamp {
+        if !self.policy.hides_in_use() {
+            return now;
+        }
+        // A token that is good for moments has to be there in time.
+        let spread = SPREAD.min(self.policy.lifetimes.token / 10);
+        now.plus(spread.mul_f64(self.secrets.jitter().clamp(0.0, 1.0)))
+    }
+
     fn message(&self, sid: &Sid, token: &IssuedToken, to: &RemoteRecipient, now: Timestamp) -> OutboxMessage {
         let (sid, generation) = (sid.clone(), token.generation);
         OutboxMessage {
@@ -259,7 +273,7 @@ impl Contacts {
                 (RemoteRecipient::Msisdn { number, .. }, true) => Payload::InUseSms { to: number.clone() },
             },
             created_at: now,
-            due_at: now,
+            due_at: self.due_at(now),
             not_after: token.expires_at,
         }
     }

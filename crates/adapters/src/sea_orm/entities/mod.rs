@@ -52,7 +52,7 @@ fn address(table: &'static str, medium: &str, address: &str) -> Result<Address, 
     }
 }
 
-fn user_id(table: &'static str, column: &str) -> Result<UserId, StorageError> {
+pub(in crate::sea_orm) fn user_id(table: &'static str, column: &str) -> Result<UserId, StorageError> {
     UserId::parse(column).map_err(|_| StorageError::corrupt(table, "user_id is no Matrix user ID"))
 }
 
