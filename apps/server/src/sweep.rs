@@ -42,7 +42,9 @@ struct Round {
     erased: usize,
     /// About so many nothing is known.
     unanswered: usize,
-    /// So many of these are the last.
+    /// So many have ended and could not be erased.
+    kept: usize,
+    /// So many of both are the last.
     in_a_row: usize,
 }
 
@@ -57,10 +59,16 @@ impl Sweep {
             let begun = tokio::time::Instant::now();
             let mut round = Round::default();
             let ended = self.round(&mut round, &shutdown).await;
-            let Round { asked, erased, unanswered, .. } = round;
+            let Round { asked, erased, unanswered, kept, .. } = round;
             match ended {
                 Ok(()) => {
-                    tracing::info!(asked, erased, unanswered, "accounts that have ended were looked for")
+                    tracing::info!(
+                        asked,
+                        erased,
+                        unanswered,
+                        kept,
+                        "accounts that have ended were looked for"
+                    )
                 }
                 Err(error) => {
                     let error = crate::http::chain(&*error);
@@ -68,6 +76,7 @@ impl Sweep {
                         asked,
                         erased,
                         unanswered,
+                        kept,
                         error,
                         "accounts that have ended cannot be looked for now"
                     );
@@ -96,9 +105,16 @@ impl Sweep {
                         round.erased += usize::from(erased.is_some());
                         round.in_a_row = 0;
                     }
-                    Err(error @ SweepError::NotErased(_)) => return Err(error.into()),
-                    Err(error @ SweepError::NotTold(_)) => {
-                        round.unanswered += 1;
+                    Err(error) => {
+                        // One that cannot be erased is not in the way of those after it.
+                        match &error {
+                            SweepError::NotTold(_) => round.unanswered += 1,
+                            SweepError::NotErased(_) => {
+                                round.kept += 1;
+                                let error = crate::http::chain(&error);
+                                tracing::warn!(%user_id, error, "an account has ended and cannot be erased now");
+                            }
+                        }
                         round.in_a_row += 1;
                         if round.in_a_row == SILENCES {
                             return Err(error.into());
@@ -131,7 +147,10 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use threepid_domain::ports::{AccountState, MockAccountStates, Unavailable};
+    use async_trait::async_trait;
+    use threepid_domain::model::Erasure;
+    use threepid_domain::ports::{AccountState, EndOfErasure, Erasures, MockAccountStates, Unavailable};
+    use threepid_domain::testing::MemoryStore;
 
     use super::*;
     use crate::http::testing::Server;
@@ -174,6 +193,36 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 3);
         tokio::time::sleep(DAY).await;
         assert_eq!(asked.load(Ordering::SeqCst), 5);
+        stop.cancel();
+        assert!(sweep.await.is_ok());
+    }
+
+    /// Cannot erase one account.
+    struct Stubborn(Arc<MemoryStore>, &'static str);
+
+    #[async_trait]
+    impl Erasures for Stubborn {
+        async fn erase(&self, erasure: Erasure) -> Result<EndOfErasure, Unavailable> {
+            if erasure.user_id.as_str() == self.1 {
+                return Err(Unavailable::new("erasures", "a row is corrupt"));
+            }
+            self.0.erase(erasure).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_erased_is_not_in_the_way_of_those_after_it() {
+        let mut states = MockAccountStates::new();
+        states.expect_state().returning(|_| Ok(AccountState::Deactivated));
+        let stubborn = |store| Arc::new(Stubborn(store, "@u0:example.org")) as Arc<dyn Erasures>;
+        let server = Server::sweeping_by(Arc::new(states), stubborn);
+        own(&server, 3).await;
+        let stop = CancellationToken::new();
+        let Some(sweep) = server.app.sweep() else { unreachable!("it was given one") };
+        let sweep = tokio::spawn(sweep.run(stop.clone()));
+        tokio::time::sleep(DAY - Duration::from_secs(1)).await;
+        let owners: Vec<_> = server.store.all_threepids().iter().map(|one| one.user_id.to_string()).collect();
+        assert_eq!(owners, ["@u0:example.org"]);
         stop.cancel();
         assert!(sweep.await.is_ok());
     }

@@ -4,10 +4,10 @@
 
 use serde_json::{Value, json};
 use threepid_domain::model::{
-    AuditEntry, Binding, BindingState, Challenge, MessageRecord, Payload, RemoteSession, SessionState,
-    SpentProof, Threepid, UserId, ValidationSession,
+    AuditEntry, Binding, BindingState, Challenge, IssuedToken, MessageRecord, NextLink, Payload,
+    RemoteSession, SessionState, SpentProof, Threepid, UserId, ValidationSession,
 };
-use threepid_domain::ports::AccountRecord;
+use threepid_domain::ports::{AccountRecord, Counted, LocalToken};
 
 use super::times::rfc3339;
 
@@ -22,12 +22,16 @@ pub(super) fn counted(record: &AccountRecord) -> Vec<String> {
         ("challenges", record.challenges.len()),
         ("messages", record.messages.len()),
         ("audit entries", record.audit.len()),
+        ("counts under limits", record.counts.len()),
     ]
     .iter()
     .map(|(what, count)| format!("{count} {what}"))
     .collect();
     if record.is_local {
-        lines.push("an account of our own, with its access tokens and its password as hashes".to_owned());
+        lines.push(format!(
+            "an account of our own, with its password and {} access tokens as hashes",
+            record.access_tokens.len()
+        ));
     }
     lines
 }
@@ -45,6 +49,8 @@ pub(super) fn whole(user: &UserId, record: &AccountRecord) -> Value {
         "challenges": record.challenges.iter().map(challenge).collect::<Vec<_>>(),
         "messages": record.messages.iter().map(message).collect::<Vec<_>>(),
         "audit": record.audit.iter().map(entry).collect::<Vec<_>>(),
+        "access_tokens": record.access_tokens.iter().map(access_token).collect::<Vec<_>>(),
+        "counts": record.counts.iter().map(count).collect::<Vec<_>>(),
     })
 }
 
@@ -59,8 +65,12 @@ fn threepid(threepid: &Threepid) -> Value {
 
 fn session(session: &ValidationSession) -> Value {
     let record = session.record();
+    let mut wrong = None;
     let (state, validated_at, consumed_by) = match &record.state {
-        SessionState::Pending { .. } => ("pending", None, None),
+        SessionState::Pending { wrong_tokens } => {
+            wrong = Some(*wrong_tokens);
+            ("pending", None, None)
+        }
         SessionState::Validated { at } => ("validated", Some(rfc3339(*at)), None),
         SessionState::Consumed { validated_at, by } => ("consumed", Some(rfc3339(*validated_at)), Some(by)),
         SessionState::Burnt => ("burnt", None, None),
@@ -73,8 +83,27 @@ fn session(session: &ValidationSession) -> Value {
         "validated_at": validated_at,
         "consumed_by": consumed_by,
         "created_at": rfc3339(record.created_at),
-        "next_links": record.tokens.iter().filter_map(|token| Some(token.next_link.as_ref()?.as_str())).collect::<Vec<_>>(),
+        "wrong_tokens": wrong,
+        "send_attempt": record.send_attempt.get(),
+        "tokens": record.tokens.iter().map(token).collect::<Vec<_>>(),
     })
+}
+
+fn token(token: &IssuedToken) -> Value {
+    json!({
+        "expires_at": rfc3339(token.expires_at),
+        "next_link": token.next_link.as_ref().map(NextLink::as_str),
+        "with_code": token.with_code,
+        "withheld": token.withheld,
+    })
+}
+
+fn access_token(token: &LocalToken) -> Value {
+    json!({ "device_id": token.device_id, "created_at": rfc3339(token.created_at) })
+}
+
+fn count(count: &Counted) -> Value {
+    json!({ "limit": count.limit, "until": rfc3339(count.until) })
 }
 
 fn remote_session(session: &RemoteSession) -> Value {

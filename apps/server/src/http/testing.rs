@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use threepid_domain::model::{Generation, RemoteRefusal, Sid, Token};
-use threepid_domain::ports::{AccountStates, Secrets};
+use threepid_domain::ports::{AccountStates, Erasures, Secrets};
 use threepid_domain::testing::{
     CountedSecrets, FakeIdentityServer, FakeReauthentication, FixedClock, FixedTokens, Fixture, MemoryStore,
     PlainTemplates, RecordingMailer, RecordingSmsSender, ScriptedLimiter, ServerReply,
@@ -86,8 +86,17 @@ impl Server {
 
     /// A server that sweeps its own storage.
     pub(crate) fn sweeping(states: Arc<dyn AccountStates>) -> Self {
+        Self::sweeping_by(states, |store| store)
+    }
+
+    /// A server that sweeps its own storage by what is made of it.
+    pub(crate) fn sweeping_by(
+        states: Arc<dyn AccountStates>,
+        erasures: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Erasures>,
+    ) -> Self {
         Self::wired(|builder, mailer, store| {
-            builder.mailer(mailer).sweep(store.clone(), store, states, SweepSettings::default())
+            let erasures = erasures(store.clone());
+            builder.mailer(mailer).sweep(store, erasures, states, SweepSettings::default())
         })
     }
 

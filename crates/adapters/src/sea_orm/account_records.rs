@@ -1,15 +1,21 @@
 //! The port `AccountRecords`: every table, looked through for one account.
 
+use std::collections::{BTreeMap, HashSet};
+
 use async_trait::async_trait;
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, Order, Query, SelectStatement, UnionType};
+use sea_orm::sea_query::{
+    Alias, Expr, ExprTrait, Func, Order, Query, SelectStatement, SimpleExpr, UnionType,
+};
 use sea_orm::{ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder};
 use threepid_domain::model::{Address, MessageRecord, SessionState, Sid, UserId, ValidationSession};
-use threepid_domain::ports::{AccountRecord, AccountRecords, Unavailable};
+use threepid_domain::ports::{AccountRecord, AccountRecords, Counted, Limit, LocalToken, Unavailable};
 
 use super::entities::{
-    account, audit, binding, challenge, outbox, remote_session, spent_proof, threepid, validation_session,
+    account, account_token, audit, binding, challenge, outbox, remote_session, spent_proof, threepid,
+    timestamp, validation_session,
 };
 use super::error::{StorageError, unavailable};
+use super::storable_subject;
 use super::store::SeaOrmStore;
 
 const PORT: &str = "account records";
@@ -28,6 +34,9 @@ const NAMED_IN: [(&str, &str); 7] = [
     ("account", "user_id"),
 ];
 
+/// So many texts are looked for in one statement; engines do not nest conditions for ever.
+const TEXTS_AT_ONCE: usize = 200;
+
 /// How a payload is written that is to leave nothing. In a text, quotes are written otherwise.
 const LEAVES_NOTHING: &str = "\"forget\":true";
 
@@ -43,16 +52,14 @@ impl AccountRecords for SeaOrmStore {
     }
 }
 
-/// Rows about one of these addresses.
-pub(super) fn any_of<'a, C: ColumnTrait>(
-    addresses: impl Iterator<Item = &'a Address>,
-    medium: C,
-    address: C,
-) -> Condition {
-    // Without any address there is no row.
-    addresses.fold(Condition::any().add(Expr::val(1).eq(0)), |any, one| {
-        any.add(Condition::all().add(medium.eq(one.medium().as_str())).add(address.eq(one.as_str())))
-    })
+/// Rows about an address that the account owns, however many these are.
+pub(super) fn of_owned<C: ColumnTrait>(user: &UserId, medium: C, address: C) -> SimpleExpr {
+    let owned = Query::select()
+        .columns([threepid::Column::Medium, threepid::Column::Address])
+        .from(threepid::Entity)
+        .and_where(threepid::Column::UserId.eq(user.as_str()))
+        .take();
+    Expr::tuple([Expr::col(medium), Expr::col(address)]).in_subquery(owned)
 }
 
 /// Everything that is kept about an account.
@@ -70,7 +77,7 @@ pub(super) async fn look_through(
     let owned: Vec<Address> = threepids.iter().map(|threepid| threepid.address.clone()).collect();
     let sessions = {
         use validation_session::Column::{Address, ConsumedBy, CreatedAt, Medium};
-        let theirs = any_of(owned.iter(), Medium, Address).add(ConsumedBy.eq(id));
+        let theirs = Condition::any().add(of_owned(user, Medium, Address)).add(ConsumedBy.eq(id));
         let find = validation_session::Entity::find().filter(theirs).order_by_asc(CreatedAt);
         let rows = find.all(reader).await?;
         rows.into_iter().map(validation_session::Model::parse).collect::<Result<Vec<_>, _>>()?
@@ -88,7 +95,7 @@ pub(super) async fn look_through(
             .and_where(spent_proof::Column::UserId.eq(id))
             .take();
         let proof = Expr::tuple([Expr::col(Server), Expr::col(Sid)]).in_subquery(spent);
-        let theirs = any_of(owned.iter(), Medium, Address).add(proof);
+        let theirs = Condition::any().add(of_owned(user, Medium, Address)).add(proof);
         remote_session::Entity::find().filter(theirs).order_by_asc(OpenedAt).all(reader).await?
     };
     let bindings = binding::Entity::find()
@@ -107,9 +114,19 @@ pub(super) async fn look_through(
         .order_by_asc(audit::Column::Id)
         .all(reader)
         .await?;
+    let access_tokens = account_token::Entity::find()
+        .filter(account_token::Column::UserId.eq(id))
+        .order_by_asc(account_token::Column::CreatedAt)
+        .all(reader)
+        .await?;
     Ok(AccountRecord {
         messages: messages_about(reader, user, &owned, &sessions).await?,
         is_local: account::Entity::find_by_id(id).one(reader).await?.is_some(),
+        access_tokens: access_tokens
+            .into_iter()
+            .map(|token| LocalToken { device_id: token.device_id, created_at: timestamp(token.created_at) })
+            .collect(),
+        counts: counts(reader, user).await?,
         threepids,
         sessions,
         remote_sessions: remote_sessions
@@ -136,24 +153,40 @@ async fn messages_about(
         .map(ValidationSession::sid)
         .collect();
     let texts = owned.iter().map(Address::as_str).chain(spent.iter().map(|sid| sid.as_str()));
-    let mut any = Condition::any();
-    for text in texts.chain([user.as_str()]) {
-        any = any.add(holds(reader.get_database_backend(), &serde_json::to_string(text)?));
+    let texts = texts.chain([user.as_str()]).map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    let mut rows = BTreeMap::new();
+    for texts in texts.chunks(TEXTS_AT_ONCE) {
+        let backend = reader.get_database_backend();
+        let any = texts.iter().fold(Condition::any(), |any, text| any.add(holds(backend, text)));
+        for row in outbox::Entity::find().filter(any).all(reader).await? {
+            rows.insert((row.created_at, row.id.clone()), row);
+        }
     }
-    let rows = outbox::Entity::find()
-        .filter(any)
-        .order_by_asc(outbox::Column::CreatedAt)
-        .order_by_asc(outbox::Column::Id)
-        .all(reader)
-        .await?;
-    let mut records = rows.into_iter().map(outbox::Model::record).collect::<Result<Vec<_>, _>>()?;
-    records.retain(|record| {
-        let is_about = |payload: &threepid_domain::model::Payload| {
-            payload.is_about(user, |address| owned.contains(address), |sid| spent.contains(&sid))
-        };
-        record.payload.as_ref().is_some_and(is_about)
-    });
+    let (owned, spent): (HashSet<_>, HashSet<_>) = (owned.iter().collect(), spent.into_iter().collect());
+    let is_about = |payload: &threepid_domain::model::Payload| {
+        payload.is_about(user, |address| owned.contains(address), |sid| spent.contains(sid))
+    };
+    let mut records = rows.into_values().map(outbox::Model::record).collect::<Result<Vec<_>, _>>()?;
+    records.retain(|record| record.payload.as_ref().is_some_and(is_about));
     Ok(records)
+}
+
+/// What is counted under the account's own name.
+async fn counts(reader: &impl ConnectionTrait, user: &UserId) -> Result<Vec<Counted>, StorageError> {
+    let find = Query::select()
+        .columns(["name", "full_at_us"])
+        .from("rate_limit")
+        // The key begins with the name.
+        .and_where(Expr::col("name").is_in(Limit::ALL.iter().map(|limit| limit.name())))
+        .and_where(Expr::col("subject").eq(storable_subject(user.as_str())))
+        .order_by("full_at_us", Order::Asc)
+        .take();
+    let rows = reader.query_all(&find).await?;
+    let counted = rows.iter().map(|row| {
+        let (limit, full_at_us): (String, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+        Ok(Counted { limit, until: timestamp(full_at_us / 1000) })
+    });
+    counted.collect()
 }
 
 /// Whether a message's payload holds a text.

@@ -16,7 +16,7 @@ use threepid_domain::model::{
 };
 use threepid_domain::ports::{AccountRecord, EndOfErasure, Erasures, Limit, Unavailable};
 
-use super::account_records::{any_of, look_through};
+use super::account_records::{look_through, of_owned};
 use super::entities::{
     account, account_token, audit, binding, challenge, outbox, remote_session, spent_proof, threepid,
     validation_session,
@@ -69,8 +69,9 @@ async fn erase(transaction: &DatabaseTransaction, erasure: &Erasure) -> Result<E
     for unbind in &erasure.unbinds {
         enqueue(transaction, unbind).await?;
     }
-    erased.remote_sessions = remove_remote_sessions(transaction, user, &record).await?;
-    erased.sessions = remove_sessions(transaction, user, &record).await?;
+    // While its addresses say whose they are.
+    erased.remote_sessions = remove_remote_sessions(transaction, user).await?;
+    erased.sessions = remove_sessions(transaction, user).await?;
     erased.threepids = rows(
         threepid::Entity::delete_many()
             .filter(threepid::Column::UserId.eq(user.as_str()))
@@ -146,15 +147,10 @@ async fn mark_dead(transaction: &DatabaseTransaction, record: &AccountRecord) ->
     Ok(marked)
 }
 
-async fn remove_sessions(
-    transaction: &DatabaseTransaction,
-    user: &UserId,
-    record: &AccountRecord,
-) -> Result<usize, ApplyError> {
+async fn remove_sessions(transaction: &DatabaseTransaction, user: &UserId) -> Result<usize, ApplyError> {
     use validation_session::Column::{Address as Text, ConsumedBy, Medium};
 
-    let owned = record.threepids.iter().map(|threepid| &threepid.address);
-    let of_theirs = Condition::all().add(ConsumedBy.is_null()).add(any_of(owned, Medium, Text));
+    let of_theirs = Condition::all().add(ConsumedBy.is_null()).add(of_owned(user, Medium, Text));
     let deleted = validation_session::Entity::delete_many()
         .filter(Condition::any().add(ConsumedBy.eq(user.as_str())).add(of_theirs))
         .exec(transaction)
@@ -166,7 +162,6 @@ async fn remove_sessions(
 async fn remove_remote_sessions(
     transaction: &DatabaseTransaction,
     user: &UserId,
-    record: &AccountRecord,
 ) -> Result<usize, ApplyError> {
     use remote_session::Column::{Address as Text, Medium, Server, Sid};
 
@@ -176,9 +171,8 @@ async fn remove_remote_sessions(
         .and_where(spent_proof::Column::UserId.eq(user.as_str()))
         .take();
     let proof = Expr::tuple([Expr::col(Server), Expr::col(Sid)]).in_subquery(spent);
-    let owned = record.threepids.iter().map(|threepid| &threepid.address);
     let deleted = remote_session::Entity::delete_many()
-        .filter(Condition::any().add(proof).add(any_of(owned, Medium, Text)))
+        .filter(Condition::any().add(proof).add(of_owned(user, Medium, Text)))
         .exec(transaction)
         .await?;
     Ok(rows(deleted.rows_affected))

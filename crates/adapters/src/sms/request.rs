@@ -88,6 +88,10 @@ impl Writer {
         if let Some(body) = &settings.body {
             add("body", "body".to_owned(), body)?;
         }
+        if settings.credentials.as_ref().is_some_and(|(user, _)| user.contains(':')) {
+            // The gateway would read the rest of it as the password's beginning.
+            return Err(wrong("user", "must not hold a colon"));
+        }
         let authorization = settings
             .credentials
             .as_ref()
@@ -289,8 +293,22 @@ mod trial {
             json if json == "application/json" || json.ends_with("+json") => {
                 json_is_whole(&plain.body, &meaningful.body)
             }
+            xml if xml == "text/xml" || xml == "application/xml" || xml.ends_with("+xml") => {
+                xml_is_whole(&meaningful.body)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// No sign of the text's may be one of the body's.
+    fn xml_is_whole(meaningful: &str) -> Result<(), InvalidHttpSms> {
+        if ["k<l>", "d&e="].iter().any(|raw| meaningful.contains(raw)) {
+            return Err(InvalidHttpSms::new(
+                "body",
+                "does not carry every text whole: write {{ text | escape }}",
+            ));
+        }
+        Ok(())
     }
 
     fn json_is_whole(plain: &str, meaningful: &str) -> Result<(), InvalidHttpSms> {

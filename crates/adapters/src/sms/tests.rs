@@ -341,6 +341,12 @@ fn settings_that_cannot_work_are_refused_by_name() {
     };
     let usual = || asking("https://sms.example");
     let credentials = Some(("u".to_owned(), "p".to_owned()));
+    let two_part_user = Some(("u:v".to_owned(), "p".to_owned()));
+    let xml = |body: &str| HttpSmsSettings {
+        headers: vec![header("Content-Type", "text/xml")],
+        body: Some(body.to_owned()),
+        ..HttpSmsSettings::new("https://sms.example")
+    };
     for (settings, setting, wants) in [
         (url(""), "url", "http or https"),
         (url("sms.example"), "url", "http or https"),
@@ -366,6 +372,8 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (form("to={{ to }}&text={{ text }}"), "body", "text | urlencode"),
         (form("to={{ to_plus }}&text={{ text | urlencode }}"), "body", "to_plus | urlencode"),
         (form("to={{ to }}&text={{ text | tojson }}"), "body", "text | urlencode"),
+        (xml("<to>{{ to }}</to><text>{{ text }}</text>"), "body", "text | escape"),
+        (HttpSmsSettings { credentials: two_part_user, ..usual() }, "user", "colon"),
         (HttpSmsSettings { headers: Vec::new(), ..usual() }, "headers", "Content-Type"),
         (HttpSmsSettings { method: SmsMethod::Get, ..usual() }, "body", "GET"),
         (headers(&[("X Y", "1")]), "headers", "name of a header"),

@@ -22,7 +22,7 @@ pub struct Erasure {
     pub replaced: Vec<MessageId>,
     /// What is owed in place of these bindings and messages.
     pub unbinds: Vec<OutboxMessage>,
-    /// Under what it may have been counted by a [`RateLimiter`](crate::ports::RateLimiter).
+    /// Under what it alone may have been counted by a [`RateLimiter`](crate::ports::RateLimiter).
     pub subjects: Vec<String>,
 }
 

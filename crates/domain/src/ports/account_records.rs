@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::Unavailable;
 use crate::model::{
-    AuditEntry, Binding, Challenge, MessageRecord, RemoteSession, SpentProof, Threepid, UserId,
+    AuditEntry, Binding, Challenge, MessageRecord, RemoteSession, SpentProof, Threepid, Timestamp, UserId,
     ValidationSession,
 };
 
@@ -31,6 +31,28 @@ pub struct AccountRecord {
     pub audit: Vec<AuditEntry>,
     /// Whether it is an account of the storage's own.
     pub is_local: bool,
+    /// The access tokens of the storage's own account.
+    pub access_tokens: Vec<LocalToken>,
+    /// What is counted under its user ID by a [`RateLimiter`](super::RateLimiter) on the same storage.
+    pub counts: Vec<Counted>,
+}
+
+/// An access token of the storage's own, without the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalToken {
+    /// Of which device, if it is of one.
+    pub device_id: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A count under a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The limit's name, as it was written.
+    pub limit: String,
+    /// From when on it says nothing.
+    pub until: Timestamp,
 }
 
 /// Looks everything up that is kept about one account.

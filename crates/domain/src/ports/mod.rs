@@ -25,7 +25,7 @@ mod store;
 mod templates;
 
 pub use access_tokens::{AccessTokens, Credentials, Freshness, WhoseTokenError};
-pub use account_records::{AccountRecord, AccountRecords};
+pub use account_records::{AccountRecord, AccountRecords, Counted, LocalToken};
 pub use account_states::{AccountState, AccountStates};
 pub use capabilities::{AnswerAsWritten, HomeserverCapabilities};
 pub use clock::Clock;

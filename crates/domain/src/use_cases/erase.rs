@@ -1,14 +1,14 @@
 //! The end of an account: all that is kept about it goes in one step. What identity servers publish of it is owed to be
 //! forgotten, and the relay goes on with that; what has to stay for others stays under no name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{DECISIONS, too_many_conflicts};
 use crate::model::{
-    Address, Binding, BindingKey, Erased, Erasure, MessageRecord, OutboxMessage, Payload, SessionState,
-    Timestamp, UponErasure, UserId, ValidationSession,
+    Address, Binding, BindingKey, Erased, Erasure, MessageRecord, OutboxMessage, Payload, Timestamp,
+    UponErasure, UserId, ValidationSession,
 };
 use crate::ports::{AccountRecord, AccountRecords, Clock, EndOfErasure, Erasures, Secrets, Unavailable};
 
@@ -121,7 +121,9 @@ impl Eraser {
             bindings,
             replaced,
             unbinds: unbinds.into_values().collect(),
-            subjects: self.subjects(user_id, record),
+            // Not those of its addresses: they would be counted anew for whoever has one now, or guesses at it. They are
+            // keyed hashes, and leave by themselves.
+            subjects: vec![user_id.as_str().to_owned()],
         }
     }
 
@@ -141,20 +143,6 @@ impl Eraser {
         let due_at = other.leased_until.map_or(other.due_at, |until| until.max(other.due_at));
         let MessageRecord { created_at, not_after, .. } = *other;
         OutboxMessage { created_at, due_at, not_after, ..self.owed_from(key, created_at) }
-    }
-
-    /// The account, and every address that is known to have been its own.
-    fn subjects(&self, user_id: &UserId, record: &AccountRecord) -> Vec<String> {
-        let has_spent = |session: &&ValidationSession| matches!(&session.record().state, SessionState::Consumed { by, .. } if by == user_id);
-        let threepids = record.threepids.iter().map(|threepid| &threepid.address);
-        let addresses: BTreeSet<_> = threepids
-            .chain(record.bindings.iter().map(|binding| &binding.address))
-            .chain(record.spent_proofs.iter().map(|proof| &proof.address))
-            .chain(record.audit.iter().map(|entry| &entry.address))
-            .chain(record.sessions.iter().filter(has_spent).map(|session| &session.record().address))
-            .collect();
-        let keys = addresses.into_iter().map(|address| self.ports.secrets.address_key(address).to_hex());
-        std::iter::once(user_id.as_str().to_owned()).chain(keys).collect()
     }
 }
 

@@ -6,9 +6,9 @@ use super::account_records::{everything, kept_about};
 use super::store::{NOW, commit, conflict, email, message, user};
 use super::{Backend, BoxFuture, Spawner, race};
 use crate::model::{
-    AuditEntry, AuditQuery, Binding, BindingKey, BindingState, Claimed, Erased, Erasure, IdentityServerName,
-    LeaseId, MessageId, MessageRecord, MessageState, OutboxMessage, Payload, Settlement, Sid, SpentProof,
-    UnitOfWork, UponErasure, UserId,
+    AuditEntry, AuditQuery, Binding, BindingKey, BindingState, Claimed, EmailAddress, Erased, Erasure,
+    Generation, IdentityServerName, LeaseId, MessageId, MessageRecord, MessageState, OutboxMessage, Payload,
+    Settlement, Sid, SpentProof, Threepid, UnitOfWork, UponErasure, UserId,
 };
 use crate::ports::{AccountRecord, Conflict, EndOfErasure};
 
@@ -76,6 +76,31 @@ async fn named(backend: &Backend, limit: usize) -> Vec<String> {
             return all;
         }
     }
+}
+
+/// However many addresses there are, and sessions and mails for them.
+pub async fn an_account_of_thousands_of_addresses_is_shown_and_erased(backend: &Backend) {
+    const MANY: usize = 2_500;
+    let mut unit = UnitOfWork::new();
+    for number in 0..MANY {
+        let address = format!("a{number}@example.org");
+        let threepid =
+            Threepid { user_id: user(ALICE), address: email(&address), validated_at: NOW, added_at: NOW };
+        let mail = Payload::ValidationMail {
+            to: EmailAddress::parse(&address).expect("an address"),
+            sid: Sid::new(format!("of{number}")),
+            generation: Generation(1),
+            with_code: false,
+        };
+        unit = unit.put_threepid(threepid);
+        unit = unit.enqueue(OutboxMessage { payload: mail, ..message(&format!("mail{number}"), NOW) });
+    }
+    commit(&*backend.store, unit).await;
+    let kept = kept_about(backend, ALICE).await;
+    assert_eq!((kept.threepids.len(), kept.messages.len()), (MANY, MANY));
+    let erased = Erased { threepids: MANY, messages: MANY, ..Erased::default() };
+    assert_eq!(erase_now(backend, ALICE, "e").await, EndOfErasure::Done(erased));
+    assert_eq!(kept_about(backend, ALICE).await, AccountRecord::default());
 }
 
 /// It is no error, and nothing is counted.

@@ -373,6 +373,7 @@ macro_rules! erasures_contract {
                 an_unbind_becomes_one_that_will_leave_nothing
                 every_account_is_named_once
                 what_was_erased_is_gone_after_a_restart
+                an_account_of_thousands_of_addresses_is_shown_and_erased
             ],
             [what_is_added_at_once_is_whole_or_gone]
         }

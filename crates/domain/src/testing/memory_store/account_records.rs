@@ -61,7 +61,10 @@ impl AccountRecords for MemoryStore {
             challenges,
             messages,
             audit,
+            // The memory store has no accounts of its own, and counts nothing.
             is_local: false,
+            access_tokens: Vec::new(),
+            counts: Vec::new(),
         })
     }
 
