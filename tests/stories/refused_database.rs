@@ -12,6 +12,21 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const ANOTHER_KEY: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 
+/// What brings a database up.
+const MIGRATING: [&[&str]; 2] = [&["serve"], &["migrate"]];
+/// What looks at one that is there, and makes and migrates none.
+const LOOKING: [&[&str]; 9] = [
+    &["outbox", "list"],
+    &["outbox", "show", "one"],
+    &["outbox", "retry", "one"],
+    &["outbox", "drop", "one"],
+    &["audit"],
+    &["account", "list"],
+    &["account", "show", "@alice:example.org"],
+    &["account", "erase", "@alice:example.org", "--dry-run"],
+    &["account", "erase", "@alice:example.org"],
+];
+
 /// A database that a server has used, and a way to look into it.
 struct Used {
     server: Server,
@@ -71,8 +86,18 @@ impl Used {
 
     /// Starts with other settings, and wants one line with `part` and this exit code, and the database as it was.
     async fn is_refused(&self, variables: &[(&str, &str)], code: i32, part: &str) -> Story {
+        self.refuses(&[&MIGRATING[..], &LOOKING].concat(), variables, code, part).await
+    }
+
+    async fn refuses(
+        &self,
+        commands: &[&[&str]],
+        variables: &[(&str, &str)],
+        code: i32,
+        part: &str,
+    ) -> Story {
         let before = self.everything().await?;
-        for command in [&["serve"][..], &["migrate"], &["outbox", "list"]] {
+        for command in commands {
             let (status, said) = self.server.run_with(command, variables).await?;
             assert_eq!(status, code, "{command:?}: {said}");
             let [line] = complaints(&said)[..] else { return Err(format!("{command:?}: {said}").into()) };
@@ -100,8 +125,9 @@ async fn alike(used: &Used) -> Story {
     let older = format!("DELETE FROM schema_migration WHERE version = '{newest}'");
     used.sql(&older).await?;
     used.is_refused(&another_key, 1, "belongs to another server key").await?;
-    // With the right key it is half migrated, since what the step makes is there.
-    used.is_refused(&[], 1, "is half migrated").await?;
+    // With the right key it is half migrated, since what the step makes is there; whoever only looks does not try.
+    used.refuses(&MIGRATING, &[], 1, "is half migrated").await?;
+    used.refuses(&LOOKING, &[], 1, "has the schema of an older version, m").await?;
     used.sql(&format!("INSERT INTO schema_migration (version, applied_at) VALUES ('{newest}', 0)")).await?;
 
     used.sql("INSERT INTO schema_migration (version, applied_at) VALUES ('m9999_future', 0)").await?;
@@ -144,14 +170,60 @@ async fn a_key_file_that_is_gone_is_missed_and_not_made_anew() -> Story {
     server.account("@alice:example.org").await?;
     let key = server.folder().join("threepid.key");
     std::fs::rename(&key, server.folder().join("elsewhere"))?;
-    for command in ["serve", "migrate"] {
-        let (status, said) = server.run(&[command]).await?;
-        let [line] = complaints(&said)[..] else { return Err(format!("{command}: {said}").into()) };
-        assert!(status == 1 && line.contains("threepid.key"), "{command}: {said}");
+    for command in [&MIGRATING[..], &LOOKING].concat() {
+        let (status, said) = server.run(command).await?;
+        let [line] = complaints(&said)[..] else { return Err(format!("{command:?}: {said}").into()) };
+        assert!(status == 1 && line.contains("threepid.key"), "{command:?}: {said}");
         assert!(!key.exists(), "a new key would open nothing");
     }
     std::fs::rename(server.folder().join("elsewhere"), &key)?;
     assert_eq!(server.run(&["migrate"]).await?.0, 0);
+    Ok(())
+}
+
+/// Where nothing is yet, whoever only looks says so in one line, and nothing is there afterwards.
+async fn nothing_is_found(server: &Server, part: &str) -> Story {
+    let there = || -> Outcome<Vec<_>> {
+        let names: Result<Vec<_>, _> =
+            std::fs::read_dir(server.folder())?.map(|entry| entry.map(|entry| entry.file_name())).collect();
+        Ok(names?)
+    };
+    let before = there()?;
+    for command in LOOKING {
+        let (status, said) = server.run(command).await?;
+        let [line] = complaints(&said)[..] else { return Err(format!("{command:?}: {said}").into()) };
+        assert!(status == 1 && line.contains(part), "{command:?}: {said}");
+        assert_eq!(there()?, before, "{command:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_only_looks_makes_no_file_no_schema_and_no_key() -> Story {
+    let server = Server::builder().prepare()?;
+    nothing_is_found(&server, "there is no database at ").await?;
+    let file = server.folder().join("threepid.db");
+    assert!(!file.exists() && !server.folder().join("threepid.key").exists());
+
+    std::fs::write(&file, "")?;
+    nothing_is_found(&server, "is empty, so no threepid database").await?;
+    assert_eq!(std::fs::read(&file)?, b"", "it stays empty");
+
+    // Migrated and never served: there is something to look at, and still no key.
+    assert_eq!(server.run(&["migrate"]).await?.0, 0);
+    assert_eq!(server.run(&["outbox", "list"]).await?, (0, String::new()));
+    assert!(!server.folder().join("threepid.key").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_only_looks_leaves_an_empty_postgresql_database_empty() -> Story {
+    let postgres = Postgres::start().await?;
+    let name = postgres.create_database().await?;
+    let server = Server::builder().text("database.url", &postgres.url(&name)).prepare()?;
+    nothing_is_found(&server, "is empty, so no threepid database").await?;
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'";
+    assert_eq!(postgres.sql(&name, tables).await?, "0");
     Ok(())
 }
 

@@ -1,15 +1,24 @@
 //! An upgrade from every earlier version of the schema, empty or filled, on both engines: everything that was there is
 //! there afterwards, and is read by the program's own storage.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait as _, Database as Raw};
-use threepid_adapters::sea_orm::{ConnectSettings, Database, SeaOrmStore};
-use threepid_domain::model::{
-    Address, AuditQuery, BindingState, Generation, IdentityServerName, KeyedHash, LeaseId, Medium, Payload,
-    SessionState, Sid, Timestamp, UserId,
+use sea_orm::{ConnectionTrait as _, Database as Raw, DatabaseConnection, DbBackend, Statement};
+use serde_json::json;
+use threepid_adapters::limits::SharedCounts as _;
+use threepid_adapters::sea_orm::{
+    ConnectSettings, Database, LocalAccounts, LocalReauthentication, SeaOrmStore,
 };
-use threepid_domain::ports::{Housekeeping as _, Outbox as _, Perishable, Store as _};
+use threepid_domain::model::{
+    AccessToken, Address, AuditQuery, BindingState, Generation, IdentityServerName, KeyedHash, LeaseId,
+    Medium, Payload, SessionState, Sid, Timestamp, UserId,
+};
+use threepid_domain::ports::{
+    Answered, AskedAgain, Credentials, Housekeeping as _, Outbox as _, Perishable, Reauthentication as _,
+    Store as _,
+};
+use threepid_domain::testing::FixedClock;
 use threepid_tests::peers::Postgres;
 
 use crate::Story;
@@ -19,6 +28,11 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_000);
 const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 const OTHER_KEY: &str = "0202020202020202020202020202020202020202020202020202020202020202";
+
+/// What "wonderland" was kept as.
+const PASSWORD_HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$XLXMkTIymDDUTJ5dD6iaeA$CNNShDgPClg1oYBOfi6esu6EjDuz9bBJ7b0gsCYi8Ds";
+const FULL_AT_US: i64 = 1_700_000_000_000_001;
 
 /// What an operator had before an upgrade, as each version wrote it: from which step on there is such a row, and the
 /// row. Only columns of that step are named.
@@ -65,6 +79,16 @@ fn rows() -> Vec<(&'static str, String)> {
         (second, "INSERT INTO challenge (session, user_id, sid, issued_at, is_spent) VALUES ('asked', \
             '@alice:example.org', 'pending', 1700000000000, FALSE)".to_owned()),
         (
+            "m0003_passwords",
+            format!("UPDATE account SET password_hash = '{PASSWORD_HASH}' WHERE user_id = '@alice:example.org'"),
+        ),
+        (
+            "m0005_rate_limits",
+            format!(
+                "INSERT INTO rate_limit (name, subject, full_at_us) VALUES ('codes_per_address', 'subject', {FULL_AT_US})"
+            ),
+        ),
+        (
             "m0006_housekeeping",
             "UPDATE validation_session SET last_time = CASE sid WHEN 'pending' THEN 1700007200000 \
             WHEN 'consumed' THEN 1700003600000 ELSE 1700009000000 END"
@@ -83,6 +107,29 @@ async fn steps(url: &str) -> Outcome<Vec<String>> {
     Ok(steps)
 }
 
+/// The tables of the schema that have no row.
+async fn empty_tables(raw: &DatabaseConnection) -> Outcome<Vec<String>> {
+    let backend = raw.get_database_backend();
+    let tables = match backend {
+        DbBackend::Sqlite => {
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+        }
+        _ => {
+            "SELECT CAST(table_name AS text) AS name FROM information_schema.tables \
+             WHERE table_schema = 'public' ORDER BY 1"
+        }
+    };
+    let mut empty = Vec::new();
+    for row in raw.query_all_raw(Statement::from_string(backend, tables)).await? {
+        let table: String = row.try_get("", "name")?;
+        let any = Statement::from_string(backend, format!("SELECT 1 AS one FROM \"{table}\" LIMIT 1"));
+        if raw.query_one_raw(any).await?.is_none() {
+            empty.push(table);
+        }
+    }
+    Ok(empty)
+}
+
 async fn upgraded(url: &str, version: usize, filled: bool) -> Story {
     let database = Database::connect(&ConnectSettings::new(url)).await?;
     let applied = database.migrate_by(Some(u32::try_from(version)?)).await?;
@@ -94,6 +141,7 @@ async fn upgraded(url: &str, version: usize, filled: bool) -> Story {
                 raw.execute_unprepared(&row).await.map_err(|error| format!("{row}: {error}"))?;
             }
         }
+        assert_eq!(empty_tables(&raw).await?, Vec::<String>::new(), "after {applied:?}");
         raw.close().await?;
     }
     database.close().await;
@@ -148,6 +196,19 @@ async fn everything_is_there(database: &Database, had: &[String]) -> Story {
         let bindings = store.bindings(&alice, &address).await?;
         assert_eq!(bindings.iter().map(|binding| binding.state).collect::<Vec<_>>(), [BindingState::Bound]);
         assert!(store.challenge("asked").await?.is_some());
+    }
+    if had.iter().any(|step| step == "m0003_passwords") {
+        let hash = |_: &AccessToken| KeyedHash::new([0; 32]);
+        let accounts = LocalAccounts::new(database.clone(), Arc::new(FixedClock::default()), hash);
+        let port = LocalReauthentication::new(accounts, || "session".to_owned());
+        let credentials = Credentials { access_token: AccessToken::new("t"), user_id: None, client_ip: None };
+        let asked = AskedAgain { credentials, user_id: alice.clone(), sid: Sid::new("pending") };
+        let auth = json!({"type": "m.login.password", "user": "alice", "password": "wonderland"});
+        let answered = port.answer(asked, auth.as_object().cloned().unwrap_or_default()).await?;
+        assert!(matches!(answered, Answered::Proven), "the password is the same");
+    }
+    if had.iter().any(|step| step == "m0005_rate_limits") {
+        assert_eq!(database.full_at("codes_per_address", "subject".to_owned()).await?, Some(FULL_AT_US));
     }
     let query = AuditQuery { user_id: Some(alice), address: None, limit: 10 };
     let audited = usize::from(had.iter().any(|step| step == "m0004_audit"));

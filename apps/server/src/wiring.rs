@@ -64,12 +64,19 @@ impl Opened {
     /// [`Failure`].
     pub(crate) async fn open(config: &Config) -> Result<Self, Failure> {
         // The database first: where its folder is missing, that is what has to be said, not that the key has no place.
-        let database = connect(config).await?;
-        let opened = Self::open_on(database.clone(), config).await;
-        if opened.is_err() {
-            database.close().await;
-        }
-        opened
+        let database = connect(&connect_settings(config)).await?;
+        closed_unless_well(&database, Self::open_on(database.clone(), config)).await
+    }
+
+    /// Opens a database that is there and has this version's schema: neither it nor a key is made, and nothing is
+    /// migrated.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) async fn existing(config: &Config) -> Result<Self, Failure> {
+        let settings = ConnectSettings { existing: true, ..connect_settings(config) };
+        let database = connect(&settings).await?;
+        closed_unless_well(&database, Self::existing_on(database.clone(), config)).await
     }
 
     async fn open_on(database: Database, config: &Config) -> Result<Self, Failure> {
@@ -79,12 +86,28 @@ impl Opened {
         };
         database.migrate().await.map_err(|error| Failure::plain(&error))?;
         database.claim_key(&key.fingerprint()).await.map_err(|error| Failure::plain(&error))?;
-        let (secrets, clock) = (Arc::new(RingSecrets::new(&key)), Arc::new(SystemClock));
+        Ok(Self::with_key(database, &key))
+    }
+
+    async fn existing_on(database: Database, config: &Config) -> Result<Self, Failure> {
+        let key = recognised_key(&database, config).await?;
+        database.require_current().await.map_err(|error| Failure::plain(&error))?;
+        let key = match (key, &config.server_key) {
+            (Some(key), _) => key,
+            (None, KeySource::Value(_)) => server_key(config)?,
+            // Nothing in it was hashed yet, so that any key will do; this one is kept nowhere.
+            (None, KeySource::File(_)) => ServerKey::generate(),
+        };
+        Ok(Self::with_key(database, &key))
+    }
+
+    fn with_key(database: Database, key: &ServerKey) -> Self {
+        let (secrets, clock) = (Arc::new(RingSecrets::new(key)), Arc::new(SystemClock));
         let hashing = Arc::clone(&secrets);
         let accounts = LocalAccounts::new(database.clone(), Arc::clone(&clock) as _, move |token| {
             hashing.access_token_hash(token)
         });
-        Ok(Self { database, secrets, clock, accounts })
+        Self { database, secrets, clock, accounts }
     }
 
     /// The server on this database. Mail leaves through `mailer`; without one, no address can be proven.
@@ -323,7 +346,7 @@ pub(crate) fn rehearse(config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure`].
 pub(crate) async fn migrate(config: &Config) -> Result<Vec<String>, Failure> {
-    let database = connect(config).await?;
+    let database = connect(&connect_settings(config)).await?;
     let applied = async {
         recognised_key(&database, config).await?;
         database.migrate().await.map_err(|error| Failure::plain(&error))
@@ -403,9 +426,25 @@ fn remembering(store: Arc<dyn Store>, config: &Config) -> Arc<dyn Store> {
     Arc::new(RememberedLists::new(store, ListMemory { span, ..ListMemory::default() }))
 }
 
-async fn connect(config: &Config) -> Result<Database, Failure> {
+/// What became of a database that is open; where that went wrong, it is closed.
+async fn closed_unless_well(
+    database: &Database,
+    opening: impl Future<Output = Result<Opened, Failure>>,
+) -> Result<Opened, Failure> {
+    let opened = opening.await;
+    if opened.is_err() {
+        database.close().await;
+    }
+    opened
+}
+
+async fn connect(settings: &ConnectSettings) -> Result<Database, Failure> {
+    Database::connect(settings).await.map_err(|error| Failure::plain(&error))
+}
+
+fn connect_settings(config: &Config) -> ConnectSettings {
     let database = &config.database;
-    let settings = ConnectSettings {
+    ConnectSettings {
         acquire_timeout: database.acquire_timeout,
         readers: database.readers,
         connections: database.connections,
@@ -420,8 +459,7 @@ async fn connect(config: &Config) -> Result<Database, Failure> {
         }),
         ca_file: database.ca_file.clone(),
         ..ConnectSettings::new(database.url.expose())
-    };
-    Database::connect(&settings).await.map_err(|error| Failure::plain(&error))
+    }
 }
 
 fn server_key(config: &Config) -> Result<ServerKey, Failure> {

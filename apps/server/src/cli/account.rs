@@ -100,7 +100,10 @@ impl Command {
                 "threepid: warning: accounts: is not \"local\", so these accounts are not asked for tokens",
             );
         }
-        let opened = Opened::open(&config).await?;
+        let opened = match self {
+            Self::Add { .. } | Self::Password { .. } | Self::Token { .. } => Opened::open(&config).await?,
+            Self::List | Self::Show { .. } | Self::Erase { .. } => Opened::existing(&config).await?,
+        };
         let done = self.run_on(&opened, output).await;
         opened.close().await;
         done

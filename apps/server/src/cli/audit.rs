@@ -39,7 +39,7 @@ pub(super) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let Arguments { user, address, limit, json } = arguments;
-    let opened = Opened::open(&settings.load()?).await?;
+    let opened = Opened::existing(&settings.load()?).await?;
     let told = opened.audit_trail(AuditQuery { user_id: user, address, limit }).await;
     opened.close().await;
     // The newest last, where a terminal ends.

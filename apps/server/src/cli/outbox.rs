@@ -59,7 +59,7 @@ pub(super) struct Look {
 
 impl Command {
     pub(super) async fn run(self, settings: &SettingsSource, output: Output) -> Result<(), Failure> {
-        let opened = Opened::open(&settings.load()?).await?;
+        let opened = Opened::existing(&settings.load()?).await?;
         let done = self.run_at(&opened.outbox_desk(), output).await;
         opened.close().await;
         done

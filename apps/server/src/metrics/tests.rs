@@ -8,7 +8,7 @@ use axum::body::Body;
 use http::Method;
 use serde_json::json;
 use threepid_domain::model::Sid;
-use threepid_domain::ports::{MockRateLimiter, Verdict};
+use threepid_domain::ports::{MockRateLimiter, Perishable, Verdict};
 use threepid_domain::testing::{Fixture, Reply, ServerReply};
 use threepid_domain::use_cases::Policy;
 use tokio_util::sync::CancellationToken;
@@ -240,6 +240,17 @@ async fn the_page_tells_of_every_metric_and_of_no_other() {
     let told = page.lines().filter_map(|line| line.strip_prefix("| `threepid_")?.split('`').next());
     let told: BTreeSet<_> = told.map(|name| format!("threepid_{name}")).collect();
     assert_eq!(told, families);
+}
+
+#[test]
+fn the_page_tells_of_everything_that_housekeeping_removes() {
+    let page = include_str!("../../../../docs/operating/monitoring.md");
+    let Some(row) = page.lines().find_map(|line| line.strip_prefix("| `threepid_purged_total` | `what` |"))
+    else {
+        panic!("it has a row")
+    };
+    let told: Vec<_> = row.split('`').skip(1).step_by(2).collect();
+    assert_eq!(told, Perishable::ALL.map(Perishable::as_str));
 }
 
 #[tokio::test]

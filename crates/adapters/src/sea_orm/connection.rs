@@ -31,6 +31,8 @@ pub struct ConnectSettings {
     /// A path, or `sqlite://path` with `?mode=rwc` (the default: create the file where it is missing), `rw` or `ro`; or
     /// `postgres://user:password@host:port/database` with libpq's parameters, such as `?sslmode=verify-full`.
     pub url: String,
+    /// Only a database that is there: a missing one is not made, and neither is an empty one taken. Default false.
+    pub existing: bool,
     /// How long a call waits for a free connection of this process, or for a new one to be made. Default 5 s.
     pub acquire_timeout: Duration,
     /// SQLite: how many connections read beside the one that writes. Default 4; at least 1.
@@ -92,6 +94,7 @@ impl ConnectSettings {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            existing: false,
             acquire_timeout: Duration::from_secs(5),
             readers: 4,
             busy_timeout: Duration::from_secs(5),
@@ -143,7 +146,8 @@ async fn open(settings: &ConnectSettings, enqueued: &Arc<Notify>) -> Result<Open
 }
 
 impl Database {
-    /// Opens a database, creates it where it is missing, and proves that it can be written. It is not migrated yet.
+    /// Opens a database, creates it where it is missing and may be created, and proves that it can be written. It is not
+    /// migrated yet.
     ///
     /// # Errors
     /// [`ConnectError`]. A database of another program or of a newer threepid is left as it was.
@@ -206,15 +210,46 @@ impl Database {
         Ok(pending)
     }
 
+    /// Refuses every schema but this version's, for whoever may not change it. Nothing is written.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn require_current(&self) -> Result<(), ConnectError> {
+        let Some(version) = self.schema_version().await? else {
+            let is_empty = self.missing(self.reader()).await?.len() == TABLES.len();
+            return Err(if is_empty {
+                ConnectError::Empty(self.name().to_owned())
+            } else {
+                self.half_migrated("the record of its schema is missing".to_owned())
+            });
+        };
+        if self.pending_migrations().await?.is_empty() {
+            return self.complete(self.reader()).await;
+        }
+        Err(ConnectError::Older { database: self.name().to_owned(), version })
+    }
+
     /// Refuses a schema whose record says that it is complete while a table is missing.
-    async fn complete(&self, transaction: &DatabaseTransaction) -> Result<(), ConnectError> {
-        let manager = SchemaManager::new(transaction);
+    async fn complete(&self, connection: impl IntoDatabaseExecutor<'_>) -> Result<(), ConnectError> {
+        match self.missing(connection).await?.first() {
+            Some(table) => Err(self.half_migrated(format!("the table {table} is missing"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The tables that are not there.
+    async fn missing(
+        &self,
+        connection: impl IntoDatabaseExecutor<'_>,
+    ) -> Result<Vec<&'static str>, ConnectError> {
+        let manager = SchemaManager::new(connection);
+        let mut missing = Vec::new();
         for table in TABLES {
             if !manager.has_table(table).await.map_err(|error| self.explain(&error))? {
-                return Err(self.half_migrated(format!("the table {table} is missing")));
+                missing.push(*table);
             }
         }
-        Ok(())
+        Ok(missing)
     }
 
     fn half_migrated(&self, reason: String) -> ConnectError {

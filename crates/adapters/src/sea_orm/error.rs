@@ -104,6 +104,17 @@ pub enum ConnectError {
     /// The file does not exist and may not be created (`mode=rw`).
     #[error("the database {} does not exist: name an existing one, or allow its creation with mode=rwc", .0.display())]
     MissingFile(PathBuf),
+    /// There is no file, and none was to be made.
+    #[error(
+        "there is no database at {}: run `threepid migrate` or start the server first, or name another file",
+        .0.display()
+    )]
+    Absent(PathBuf),
+    /// There is nothing in it yet, and nothing was to be made.
+    #[error(
+        "the database {0} is empty, so no threepid database: run `threepid migrate` or start the server first, or name another one"
+    )]
+    Empty(String),
     /// The file is there or could be, and cannot be opened.
     #[error("the database {} cannot be opened: it must be a file that this user may read and write ({reason})", path.display())]
     CannotOpen {
@@ -131,6 +142,16 @@ pub enum ConnectError {
         /// Which database.
         database: String,
         /// The newest step that this program does not know.
+        version: String,
+    },
+    /// An older threepid made it, and it was not to be migrated.
+    #[error(
+        "the database {database} has the schema of an older version, {version}: run `threepid migrate` or start the server first"
+    )]
+    Older {
+        /// Which database.
+        database: String,
+        /// The newest step of the schema that it has.
         version: String,
     },
     /// Nothing can be written.

@@ -69,8 +69,9 @@ pub(super) fn speaks(url: &str) -> bool {
 pub(super) async fn open(settings: &ConnectSettings, bell: &Arc<Notify>) -> Result<Opened, ConnectError> {
     let options = parse(settings)?;
     let name = name(&options);
-    prepare(&options, settings.acquire_timeout).await.map_err(|error| match error {
+    prepare(&options, settings).await.map_err(|error| match error {
         Refusal::Another => ConnectError::AnotherProgram(name.clone()),
+        Refusal::Empty => ConnectError::Empty(name.clone()),
         Refusal::Driver(error) => explain(&name, &error),
     })?;
     let pool = pool(settings, settings.connections.max(1)).connect_lazy_with(options.clone());
@@ -129,6 +130,8 @@ fn name(options: &PgConnectOptions) -> String {
 enum Refusal {
     /// It is another program's.
     Another,
+    /// It is nobody's yet, and was to be threepid's.
+    Empty,
     /// The engine or the way there.
     Driver(sqlx::Error),
 }
@@ -140,17 +143,17 @@ impl From<sqlx::Error> for Refusal {
 }
 
 /// Connects once, outside of any pool, so that what is wrong is told at once and not after a wait, and makes the
-/// table that marks the schema where the schema is empty.
-async fn prepare(options: &PgConnectOptions, within: Duration) -> Result<(), Refusal> {
-    let connect = timeout(within, options.connect());
+/// table that marks the schema where the schema is empty and may be filled.
+async fn prepare(options: &PgConnectOptions, settings: &ConnectSettings) -> Result<(), Refusal> {
+    let connect = timeout(settings.acquire_timeout, options.connect());
     let mut connection = connect.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-    let recognised = recognise(&mut connection).await;
+    let recognised = recognise(&mut connection, settings.existing).await;
     // How it ends changes nothing: what was written is committed.
     let _ = connection.close().await;
     recognised
 }
 
-async fn recognise(connection: &mut PgConnection) -> Result<(), Refusal> {
+async fn recognise(connection: &mut PgConnection, existing: bool) -> Result<(), Refusal> {
     let mut tries = 1;
     loop {
         let (marked, tables) = look(connection).await?;
@@ -159,6 +162,9 @@ async fn recognise(connection: &mut PgConnection) -> Result<(), Refusal> {
         }
         if tables > 0 {
             return Err(Refusal::Another);
+        }
+        if existing {
+            return Err(Refusal::Empty);
         }
         let made = sqlx::query(
             "CREATE TABLE IF NOT EXISTS threepid_database (id bigint PRIMARY KEY, program text NOT NULL)",

@@ -29,19 +29,24 @@ const APPLICATION_ID: i32 = i32::from_be_bytes(*b"3pid");
 pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectError> {
     let options = parse(&settings.url)?.busy_timeout(settings.busy_timeout).disable_statement_logging();
     let path = options.get_filename().to_owned();
+    if settings.existing && std::fs::metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Err(ConnectError::Absent(path));
+    }
+    let creates = creates(&settings.url) && !settings.existing;
+    let options = options.create_if_missing(creates);
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
         && !folder.is_dir()
     {
         return Err(ConnectError::MissingFolder(folder.to_owned()));
     }
-    if creates(&settings.url) {
+    if creates {
         create_private(&path)?;
     }
-    recognise(&options)
-        .await
-        .map_err(|error| explain(&path, &error))?
-        .then_some(())
-        .ok_or_else(|| ConnectError::AnotherProgram(path.display().to_string()))?;
+    match recognise(&options).await.map_err(|error| explain(&path, &error))? {
+        Found::Another => return Err(ConnectError::AnotherProgram(path.display().to_string())),
+        Found::Empty if settings.existing => return Err(ConnectError::Empty(path.display().to_string())),
+        Found::Ours | Found::Empty => {}
+    }
 
     let options =
         options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).foreign_keys(true);
@@ -102,14 +107,28 @@ fn create_private(path: &Path) -> Result<(), ConnectError> {
     })
 }
 
-/// Whether the file is ours or empty. It is read as it is: not even its journal mode changes.
-async fn recognise(options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> {
+/// Whose a file is.
+enum Found {
+    /// threepid's.
+    Ours,
+    /// Nobody's yet.
+    Empty,
+    /// Another program's.
+    Another,
+}
+
+/// Whose the file is. It is read as it is: not even its journal mode changes.
+async fn recognise(options: &SqliteConnectOptions) -> Result<Found, sqlx::Error> {
     let mut connection = options.connect().await?;
     let id: i32 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut connection).await?;
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await?;
     connection.close().await?;
-    Ok(id == APPLICATION_ID || (id == 0 && tables == 0))
+    Ok(match (id, tables) {
+        (APPLICATION_ID, _) => Found::Ours,
+        (0, 0) => Found::Empty,
+        _ => Found::Another,
+    })
 }
 
 /// The file that is open.
