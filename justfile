@@ -69,9 +69,9 @@ instructions:
     cargo build --release --locked --all-features -p threepid-server -p threepid-tests --bin threepid --bin bench
     target/release/bench instructions
 
-# The generators for long: so many cases each; it ends with the number of executions.
-fuzz cases="20000":
-    tests/fuzz {{cases}}
+# The generators for long: so many cases each, and so many seconds for all; it ends with the number of executions.
+fuzz cases="20000" seconds="7200":
+    tests/fuzz {{cases}} {{seconds}}
 
 # Whether a comparison of secrets takes the same time wherever they differ: Welch's t-test on many runs.
 constant-time:

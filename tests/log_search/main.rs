@@ -24,8 +24,8 @@ fn main() -> ExitCode {
         println!("not searched for, since {reason}: {} values: {values:?}", values.len());
     }
     println!(
-        "{} lines of {} servers' logs were searched for {} secrets and addresses in {} spellings",
-        search.lines, search.logs, search.secrets, search.spellings
+        "{} lines of {} logs of {} servers were searched for {} secrets and addresses in {} spellings",
+        search.lines, search.logs, search.started, search.secrets, search.spellings
     );
     match search.verdict() {
         Ok(()) => ExitCode::SUCCESS,

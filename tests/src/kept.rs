@@ -33,7 +33,8 @@ const NAMES: [&str; 12] = [
     "token",
 ];
 
-/// What is shorter stands in a log by chance.
+/// What is shorter stands in a log by chance. Six-digit codes are among it: each story looks for those that it used in its
+/// own servers' logs, as words of their own.
 const SHORTEST: usize = 8;
 
 /// What has fewer different characters is filling, such as a token of 4000 times `x`.
@@ -49,12 +50,22 @@ fn folder() -> Option<PathBuf> {
     std::fs::create_dir_all(&folder).ok().map(|()| folder)
 }
 
+/// Notes that a server was started, whose log is to be kept once it has ended.
+pub(crate) fn started() {
+    if let Some(folder) = folder() {
+        let path = folder.join(format!("{}.started", std::process::id()));
+        let file = File::options().create(true).append(true).open(path);
+        // Every log is one too many then, and the verdict says so.
+        let _ = file.and_then(|mut file| file.write_all(b"serve\n"));
+    }
+}
+
 /// Keeps the log of a server that has ended.
 pub(crate) fn log(log: &Path) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     if let Some(folder) = folder() {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // A log that is not kept is missed: the search counts servers and secrets.
+        // A log that is not kept is missed: the verdict compares them with the servers that were started.
         let _ = std::fs::copy(log, folder.join(format!("{}-{number}.log", std::process::id())));
     }
 }
@@ -133,6 +144,8 @@ pub struct Find {
 /// What a search looked through, and what it found.
 #[derive(Debug, Default)]
 pub struct Search {
+    /// The servers that were started.
+    pub started: usize,
     /// The logs of servers.
     pub logs: usize,
     /// Their lines.
@@ -148,7 +161,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// Whether there was something to search, something to search for, and nothing found.
+    /// Whether there was something to search, of every server, something to search for, and nothing found.
     ///
     /// # Errors
     ///
@@ -157,6 +170,9 @@ impl Search {
         match self {
             Self { logs: 0, .. } | Self { lines: 0, .. } => {
                 Err("there are no lines of log to search".to_owned())
+            }
+            Self { started, logs, .. } if started != logs => {
+                Err(format!("{started} servers were started, and {logs} logs were kept"))
             }
             Self { secrets: 0, .. } => Err("there are no secrets to search for".to_owned()),
             Self { finds, .. } if !finds.is_empty() => {
@@ -179,6 +195,7 @@ pub fn search(folder: &Path) -> Result<Search, PeerError> {
         let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("log") => logs.push(path),
+            Some("started") => found.started += BufReader::new(File::open(path)?).lines().count(),
             Some("secrets") => {
                 for line in BufReader::new(File::open(path)?).lines() {
                     let kept: Value = serde_json::from_str(&line?)?;
@@ -335,8 +352,12 @@ fn stands_alone(line: &[u8], at: usize, spelling: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A folder with these logs and secrets.
+    /// A folder with these logs and secrets, of as many servers as there are logs.
     fn searched(logs: &[&str], secrets: &[(&str, &str)]) -> Result<Search, PeerError> {
+        searched_of(logs.len(), logs, secrets)
+    }
+
+    fn searched_of(servers: usize, logs: &[&str], secrets: &[(&str, &str)]) -> Result<Search, PeerError> {
         let folder = tempfile::tempdir()?;
         for (number, log) in logs.iter().enumerate() {
             std::fs::write(folder.path().join(format!("1-{number}.log")), log)?;
@@ -346,6 +367,7 @@ mod tests {
             .map(|(name, value)| format!("{}\n", json!({ "name": name, "value": value })))
             .collect();
         std::fs::write(folder.path().join("1.secrets"), lines)?;
+        std::fs::write(folder.path().join("1.started"), "serve\n".repeat(servers))?;
         search(folder.path())
     }
 
@@ -384,6 +406,8 @@ mod tests {
         assert!(searched(&[], &secrets)?.verdict().is_err(), "no log");
         assert!(searched(&[""], &secrets)?.verdict().is_err(), "an empty log");
         assert!(searched(&[log], &[])?.verdict().is_err(), "no secret");
+        let missed = searched_of(2, &[log], &secrets)?.verdict();
+        assert!(missed.is_err_and(|error| error.contains("2 servers")), "a log that was not kept");
         let trivial = searched(&[log, "the secret x"], &[("token", "secret"), ("token", &"x".repeat(4000))])?;
         assert!(trivial.verdict().is_err(), "no secret that can be told from other words");
         assert_eq!(trivial.exempt.values().map(BTreeSet::len).collect::<Vec<_>>(), [1, 1]);

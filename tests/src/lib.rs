@@ -4,6 +4,8 @@
 //! struct ends its process group and nothing else. A peer that is not installed is an error that says so: a
 //! story fails without its peers, it is never skipped.
 
+#[cfg(test)]
+mod generators;
 pub mod kept;
 pub mod peers;
 pub mod schemas;

@@ -45,6 +45,7 @@ pub struct Builder {
     http: HttpSettings,
     worker: WorkerSettings,
     metrics: Option<Metrics>,
+    accounts_are_local: bool,
 }
 
 /// What the sweep stands on, but for the clock and the secrets.
@@ -92,6 +93,7 @@ impl Builder {
             http: HttpSettings::default(),
             worker: WorkerSettings::default(),
             metrics: None,
+            accounts_are_local: false,
         }
     }
 
@@ -250,6 +252,14 @@ impl Builder {
         self
     }
 
+    /// Whether what knows access tokens and what asks again stand on this server's own database and on no homeserver.
+    /// [`Metrics`] count their calls as `local_access_tokens` and `local_reauthentication` then.
+    #[must_use]
+    pub fn accounts_are_local(mut self, local: bool) -> Self {
+        self.accounts_are_local = local;
+        self
+    }
+
     /// Puts a counter around every port.
     fn counted(mut self) -> Self {
         let Some(metrics) = self.metrics.clone() else { return self };
@@ -261,11 +271,13 @@ impl Builder {
         self.store = self.store.map(|port| metrics.store(port));
         self.mailer = self.mailer.map(|port| metrics.mailer(port));
         self.sms_sender = self.sms_sender.map(|port| metrics.sms_sender(port));
-        self.access_tokens = self.access_tokens.map(|port| metrics.access_tokens(port));
+        self.access_tokens =
+            self.access_tokens.map(|port| metrics.access_tokens(port, self.accounts_are_local));
         self.rate_limiter = self.rate_limiter.map(|port| metrics.rate_limiter(port));
         let trusted = &self.policy.trusted;
         self.identity_servers = self.identity_servers.map(|port| metrics.identity_servers(port, trusted));
-        self.reauthentication = self.reauthentication.map(|port| metrics.reauthentication(port));
+        let local = self.accounts_are_local;
+        self.reauthentication = self.reauthentication.map(|port| metrics.reauthentication(port, local));
         self.capabilities = self.capabilities.map(|port| metrics.capabilities(port));
         self.mirror = self.mirror.map(|port| metrics.mirror(port));
         self.housekeeping = self.housekeeping.map(|(port, settings)| (metrics.housekeeping(port), settings));

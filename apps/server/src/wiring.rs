@@ -159,7 +159,8 @@ impl Opened {
         if let Some(metrics) = metrics {
             let database = self.database.clone();
             metrics.watch_pools(move || database.pools().into_iter().map(pool_state).collect());
-            builder = builder.metrics(metrics);
+            let local = matches!(config.accounts, Accounts::Local);
+            builder = builder.metrics(metrics).accounts_are_local(local);
         }
         if config.asks_again {
             builder = builder.reauthentication(asking.reauthentication);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use threepid_tests::kept;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +92,8 @@ async fn hang_up(site: &Site, request: &Request, manner: Manner) -> Outcome<()> 
     let base = target.bases.first().cloned().unwrap_or_default();
     let address = base.trim_start_matches("http://").to_owned();
     let token = request.user.and_then(|user| target.users.get(user)).map_or("", |user| user.token.as_str());
+    kept::secret("access_token", token);
+    request.body.iter().for_each(kept::fields);
     let body = request.body.as_ref().map_or_else(String::new, ToString::to_string);
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n",

@@ -217,6 +217,11 @@ impl Spec {
         self
     }
 
+    /// Whether this is the server under test. Its other commands answer an operator, who may be told tokens.
+    fn serves(&self) -> bool {
+        self.name == "threepid" && self.arguments.iter().any(|argument| argument == "serve")
+    }
+
     /// Runs to the end and gives what was written to standard output.
     pub(crate) fn output(&self) -> Result<String, PeerError> {
         let output = Command::new(&self.program)
@@ -262,6 +267,9 @@ impl Process {
             .spawn()
             .map_err(|error| PeerError::new(format!("{} does not start: {error}", spec.name)))?;
         let lifeline = child.stdin.take();
+        if spec.serves() {
+            kept::started();
+        }
         Ok(Self { spec, log, child, _lifeline: lifeline })
     }
 
@@ -345,8 +353,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.end();
-        // Other commands answer an operator, who may be told tokens.
-        if self.spec.name == "threepid" && self.spec.arguments.iter().any(|argument| argument == "serve") {
+        if self.spec.serves() {
             kept::log(&self.log);
         }
         if std::thread::panicking()

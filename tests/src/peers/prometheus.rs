@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::process::{PeerError, Process, Spec, free_port, temp_folder};
 
-/// A running Prometheus. Everything that it scrapes is of the job `threepid`.
+/// A running Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
     base_url: String,
@@ -19,21 +19,23 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it on a free port, with these rules, to scrape `GET /metrics` of these targets (`host:port`).
+    /// Starts it on a free port, with these rules, to scrape `GET /metrics` of these jobs' targets (`host:port`), one
+    /// each.
     ///
     /// # Errors
     ///
     /// It is not installed, or refuses the rules.
-    pub async fn start(targets: &[String], rules: &str) -> Result<Self, PeerError> {
+    pub async fn start(jobs: &[(&str, String)], rules: &str) -> Result<Self, PeerError> {
         let folder = temp_folder("prometheus")?;
         std::fs::write(folder.path().join("rules.yml"), rules)?;
         let mut config = String::from(
             "global: { scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }\n\
              rule_files: [rules.yml]\n\
-             scrape_configs:\n- job_name: threepid\n  static_configs:\n  - targets:\n",
+             scrape_configs:\n",
         );
-        for target in targets {
-            let _ = writeln!(config, "    - {target}");
+        for (job, target) in jobs {
+            let _ =
+                writeln!(config, "- {{ job_name: {job:?}, static_configs: [{{ targets: [{target:?}] }}] }}");
         }
         let file = folder.path().join("prometheus.yml");
         std::fs::write(&file, config)?;

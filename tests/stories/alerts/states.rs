@@ -44,6 +44,7 @@ pub(super) async fn bring_about() -> Outcome<Vec<State>> {
         homeserver_down().await?,
         homeserver_slow().await?,
         identity_server_down().await?,
+        identity_server_refuses().await?,
         mirror_down().await?,
         database_locked().await?,
         over_the_limit().await?,
@@ -134,35 +135,43 @@ async fn homeserver_slow() -> Outcome<State> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let builder = Server::builder().homeserver(&format!("http://{}", listener.local_addr()?));
     let mut state = state("the homeserver takes 2 s", builder, list).await?;
-    state._tasks.spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut request = [0; 4096];
-                let _ = stream.read(&mut request).await;
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                let body = r#"{"user_id":"@alice:example.org"}"#;
-                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-                let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-                let _ = stream.write_all(answer.as_bytes()).await;
-            });
-        }
-    });
+    let says = r#"{"user_id":"@alice:example.org"}"#;
+    state._tasks.spawn(answer_all(listener, Duration::from_secs(2), "200 OK", says));
     Ok(state)
 }
 
-/// It is asked what a session of its own proves, and, signed, to forget a binding.
-async fn identity_server_down() -> Outcome<State> {
+/// Answers every request alike, after a while.
+async fn answer_all(listener: TcpListener, after: Duration, status: &'static str, body: &'static str) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            tokio::time::sleep(after).await;
+            let head = "Content-Type: application/json\r\nConnection: close\r\n";
+            let answer = format!("HTTP/1.1 {status}\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+    }
+}
+
+/// Trusts one identity server, to which unbinds are signed with a key in that folder.
+fn trusting(base_url: &str) -> Outcome<(ServerBuilder, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
     let key = folder.path().join("signing.key");
     std::fs::write(&key, format!("ed25519 a_key {}\n", "A".repeat(43)))?;
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let down = format!("http://{}", nowhere()?);
     let trusted =
-        format!(r#"[{{ name = "id.example", base_url = "{down}", validates = true, binds = true }}]"#);
+        format!(r#"[{{ name = "id.example", base_url = "{base_url}", validates = true, binds = true }}]"#);
     let builder = Server::builder()
         .set("identity_servers", trusted)
         .text("signing_key.file", &key.to_string_lossy())
         .text("signing_key.homeserver", "example.org");
+    Ok((builder, folder))
+}
+
+/// It is asked what a session of its own proves, and, signed, to forget a binding.
+async fn identity_server_down() -> Outcome<State> {
+    let (builder, folder) = trusting(&format!("http://{}", nowhere()?))?;
     let ask = |server: Arc<Server>, count: u64| async move {
         let Ok(alice) = account(&server).await else { return };
         let creds = json!({ "sid": "sid", "client_secret": "secret", "id_server": "id.example" });
@@ -173,6 +182,23 @@ async fn identity_server_down() -> Outcome<State> {
         }
     };
     let mut state = state("the identity server is down", builder, ask).await?;
+    state._kept.push(Box::new(folder));
+    Ok(state)
+}
+
+/// It answers, and forgets nothing that it is asked to forget.
+async fn identity_server_refuses() -> Outcome<State> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let (builder, folder) = trusting(&format!("http://{}", listener.local_addr()?))?;
+    let ask = |server: Arc<Server>, count: u64| async move {
+        let Ok(alice) = account(&server).await else { return };
+        let address = format!("a{count}@example.org");
+        let delete = json!({ "medium": "email", "address": address, "id_server": "id.example" });
+        post(&server, &format!("{THREEPIDS}/delete"), Some(&alice), &delete).await;
+    };
+    let mut state = state("the identity server refuses", builder, ask).await?;
+    let says = r#"{"errcode":"M_FORBIDDEN","error":"no"}"#;
+    state._tasks.spawn(answer_all(listener, Duration::ZERO, "403 Forbidden", says));
     state._kept.push(Box::new(folder));
     Ok(state)
 }

@@ -150,8 +150,14 @@ impl Metrics {
         Arc::new(ports::CountedSmsSender::new(inner, &self.0.families))
     }
 
-    pub(crate) fn access_tokens(&self, inner: Arc<dyn AccessTokens>) -> Arc<dyn AccessTokens> {
-        Arc::new(ports::CountedAccessTokens::new(inner, &self.0.families))
+    /// `local`: it is the database that is asked, and no homeserver.
+    pub(crate) fn access_tokens(&self, inner: Arc<dyn AccessTokens>, local: bool) -> Arc<dyn AccessTokens> {
+        let families = &self.0.families;
+        Arc::new(if local {
+            ports::CountedAccessTokens::called("local_access_tokens", inner, families)
+        } else {
+            ports::CountedAccessTokens::new(inner, families)
+        })
     }
 
     pub(crate) fn rate_limiter(&self, inner: Arc<dyn RateLimiter>) -> Arc<dyn RateLimiter> {
@@ -166,8 +172,18 @@ impl Metrics {
         Arc::new(ports::CountedIdentityServers::new(inner, trusted, &self.0.families))
     }
 
-    pub(crate) fn reauthentication(&self, inner: Arc<dyn Reauthentication>) -> Arc<dyn Reauthentication> {
-        Arc::new(ports::CountedReauthentication::new(inner, &self.0.families))
+    /// `local` as for [`Metrics::access_tokens`].
+    pub(crate) fn reauthentication(
+        &self,
+        inner: Arc<dyn Reauthentication>,
+        local: bool,
+    ) -> Arc<dyn Reauthentication> {
+        let families = &self.0.families;
+        Arc::new(if local {
+            ports::CountedReauthentication::called("local_reauthentication", inner, families)
+        } else {
+            ports::CountedReauthentication::new(inner, families)
+        })
     }
 
     pub(crate) fn capabilities(

@@ -31,7 +31,11 @@ macro_rules! counted {
 
         impl $name {
             pub(super) fn new(inner: Arc<$port>, families: &Families) -> Self {
-                Self { inner, $($call: Calls::new(families, $label, stringify!($call)),)+ }
+                Self::called($label, inner, families)
+            }
+
+            pub(super) fn called(label: &'static str, inner: Arc<$port>, families: &Families) -> Self {
+                Self { inner, $($call: Calls::new(families, label, stringify!($call)),)+ }
             }
         }
     };

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
 use rustls::pki_types::PrivateKeyDer;
 use threepid_domain::model::{MessageId, Msisdn};
 use threepid_domain::ports::{DeliveryError, Sms, SmsSender as _};
@@ -456,51 +455,57 @@ fn nothing_that_is_debugged_tells_a_secret() {
     assert!(!said.contains("sms.example"), "{said}");
 }
 
-proptest! {
-    #[test]
-    fn any_text_survives_json(text in any::<String>(), id in "[A-Za-z0-9_-]{1,40}") {
-        let sms = Sms { id: MessageId::new(id.clone()), ..saying(&text) };
-        let request = sender(&asking("http://localhost/")).request(&sms).unwrap();
-        let read: serde_json::Value = serde_json::from_str(&request.body).unwrap();
-        let said = serde_json::json!({ "to": format!("+{NUMBER}"), "text": text, "ref": id });
-        prop_assert_eq!(read, said);
-    }
+mod generated {
+    use proptest::prelude::*;
 
-    #[test]
-    fn any_text_survives_a_form(text in any::<String>(), id in any::<String>()) {
-        let sms = Sms { id: MessageId::new(id.clone()), ..saying(&text) };
-        let request = sender(&HttpSmsSettings { url: "http://localhost".to_owned(), ..form(FORM) }).request(&sms).unwrap();
-        let read: Vec<(String, String)> = form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();
-        let said = [("To", format!("+{NUMBER}")), ("Text", text), ("Ref", id)].map(|(k, v)| (k.to_owned(), v));
-        prop_assert_eq!(read, said);
-    }
+    use super::*;
 
-    #[test]
-    fn any_text_survives_a_url(text in any::<String>()) {
-        let url = "http://localhost/{{ text | urlencode }}/send?to={{ to }}&text={{ text | urlencode }}";
-        let request = sender(&HttpSmsSettings { method: SmsMethod::Get, ..HttpSmsSettings::new(url) });
-        let url = url::Url::parse(&request.request(&saying(&text)).unwrap().url).unwrap();
-        let read: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        prop_assert_eq!(read, [("to", NUMBER), ("text", &text)].map(|(k, v)| (k.to_owned(), v.to_owned())));
-        prop_assert_eq!(url.host_str(), Some("localhost"));
-    }
+    proptest! {
+        #[test]
+        fn any_text_survives_json(text in any::<String>(), id in "[A-Za-z0-9_-]{1,40}") {
+            let sms = Sms { id: MessageId::new(id.clone()), ..saying(&text) };
+            let request = sender(&asking("http://localhost/")).request(&sms).unwrap();
+            let read: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+            let said = serde_json::json!({ "to": format!("+{NUMBER}"), "text": text, "ref": id });
+            prop_assert_eq!(read, said);
+        }
 
-    /// A header that is not escaped is refused at the start; one that a template lets through by a condition never
-    /// becomes two.
-    #[test]
-    fn no_text_adds_a_header(text in any::<String>()) {
-        let template = "{% if id == 'message1' %}{{ text }}{% endif %}";
-        let settings = HttpSmsSettings {
-            headers: vec![header("Content-Type", "application/json"), header("X", template)],
-            ..asking("http://localhost")
-        };
-        match sender(&settings).request(&saying(&text)) {
-            Ok(request) => {
-                let value = request.headers.iter().find(|(name, _)| name == "x").map(|(_, value)| value.as_str());
-                prop_assert_eq!(value, Some(text.as_str()));
-                prop_assert!(text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)));
+        #[test]
+        fn any_text_survives_a_form(text in any::<String>(), id in any::<String>()) {
+            let sms = Sms { id: MessageId::new(id.clone()), ..saying(&text) };
+            let request = sender(&HttpSmsSettings { url: "http://localhost".to_owned(), ..form(FORM) }).request(&sms).unwrap();
+            let read: Vec<(String, String)> = form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();
+            let said = [("To", format!("+{NUMBER}")), ("Text", text), ("Ref", id)].map(|(k, v)| (k.to_owned(), v));
+            prop_assert_eq!(read, said);
+        }
+
+        #[test]
+        fn any_text_survives_a_url(text in any::<String>()) {
+            let url = "http://localhost/{{ text | urlencode }}/send?to={{ to }}&text={{ text | urlencode }}";
+            let request = sender(&HttpSmsSettings { method: SmsMethod::Get, ..HttpSmsSettings::new(url) });
+            let url = url::Url::parse(&request.request(&saying(&text)).unwrap().url).unwrap();
+            let read: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+            prop_assert_eq!(read, [("to", NUMBER), ("text", &text)].map(|(k, v)| (k.to_owned(), v.to_owned())));
+            prop_assert_eq!(url.host_str(), Some("localhost"));
+        }
+
+        /// A header that is not escaped is refused at the start; one that a template lets through by a condition never
+        /// becomes two.
+        #[test]
+        fn no_text_adds_a_header(text in any::<String>()) {
+            let template = "{% if id == 'message1' %}{{ text }}{% endif %}";
+            let settings = HttpSmsSettings {
+                headers: vec![header("Content-Type", "application/json"), header("X", template)],
+                ..asking("http://localhost")
+            };
+            match sender(&settings).request(&saying(&text)) {
+                Ok(request) => {
+                    let value = request.headers.iter().find(|(name, _)| name == "x").map(|(_, value)| value.as_str());
+                    prop_assert_eq!(value, Some(text.as_str()));
+                    prop_assert!(text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)));
+                }
+                Err(error) => prop_assert!(matches!(error, DeliveryError::Transient(_))),
             }
-            Err(error) => prop_assert!(matches!(error, DeliveryError::Transient(_))),
         }
     }
 }

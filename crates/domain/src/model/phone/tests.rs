@@ -1,7 +1,5 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets nonsense of its own fails")]
 
-use proptest::prelude::*;
-
 use super::*;
 
 fn country(code: &str) -> Country {
@@ -175,42 +173,48 @@ fn a_number_is_shown_as_people_read_it() {
     }
 }
 
-fn codes() -> Vec<&'static str> {
-    let mut codes: Vec<_> =
-        DATABASE.iter().map(Metadata::id).filter(|id| Country::parse(id).is_ok()).collect();
-    codes.sort_unstable();
-    codes
-}
+mod generated {
+    use proptest::prelude::*;
 
-proptest! {
-    /// Whatever is read is E.164, and reading it again changes nothing.
-    #[test]
-    fn what_was_read_is_read_as_itself_everywhere(
-        home in prop::sample::select(codes()),
-        elsewhere in prop::sample::select(codes()),
-        text in prop_oneof!["\\+?[0-9]{4,15}", "\\+?[0-9 ()./-]{4,20}", "\\+[1-9][0-9]{6,13}", "0[0-9]{6,12}"],
-    ) {
-        if let Ok(number) = Msisdn::dialled(&text, country(home)) {
-            prop_assert_eq!(Msisdn::parse(number.as_str()), Ok(number.clone()));
-            let written = format!("+{}", number.as_str());
-            prop_assert_eq!(Msisdn::dialled(&written, country(elsewhere)), Ok(number.clone()), "{} {}", home, text);
-            let shown = number.international();
-            prop_assert_eq!(Msisdn::dialled(&shown, country(home)), Ok(number.clone()), "{}", shown);
-            prop_assert!(number.country().is_some());
-        }
+    use super::*;
+
+    fn codes() -> Vec<&'static str> {
+        let mut codes: Vec<_> =
+            DATABASE.iter().map(Metadata::id).filter(|id| Country::parse(id).is_ok()).collect();
+        codes.sort_unstable();
+        codes
     }
 
-    #[test]
-    fn any_text_is_read_or_refused_without_panic(home in prop::sample::select(codes()), text in any::<String>()) {
-        if let Ok(number) = Msisdn::dialled(&text, country(home)) {
-            prop_assert!(number.as_str().bytes().all(|byte| byte.is_ascii_digit()));
+    proptest! {
+        /// Whatever is read is E.164, and reading it again changes nothing.
+        #[test]
+        fn what_was_read_is_read_as_itself_everywhere(
+            home in prop::sample::select(codes()),
+            elsewhere in prop::sample::select(codes()),
+            text in prop_oneof!["\\+?[0-9]{4,15}", "\\+?[0-9 ()./-]{4,20}", "\\+[1-9][0-9]{6,13}", "0[0-9]{6,12}"],
+        ) {
+            if let Ok(number) = Msisdn::dialled(&text, country(home)) {
+                prop_assert_eq!(Msisdn::parse(number.as_str()), Ok(number.clone()));
+                let written = format!("+{}", number.as_str());
+                prop_assert_eq!(Msisdn::dialled(&written, country(elsewhere)), Ok(number.clone()), "{} {}", home, text);
+                let shown = number.international();
+                prop_assert_eq!(Msisdn::dialled(&shown, country(home)), Ok(number.clone()), "{}", shown);
+                prop_assert!(number.country().is_some());
+            }
         }
-    }
 
-    #[test]
-    fn any_digits_have_a_country_or_none_without_panic(digits in "[1-9][0-9]{0,14}") {
-        let number = Msisdn::parse(&digits).unwrap();
-        let _ = number.country();
-        prop_assert!(number.international().starts_with('+'));
+        #[test]
+        fn any_text_is_read_or_refused_without_panic(home in prop::sample::select(codes()), text in any::<String>()) {
+            if let Ok(number) = Msisdn::dialled(&text, country(home)) {
+                prop_assert!(number.as_str().bytes().all(|byte| byte.is_ascii_digit()));
+            }
+        }
+
+        #[test]
+        fn any_digits_have_a_country_or_none_without_panic(digits in "[1-9][0-9]{0,14}") {
+            let number = Msisdn::parse(&digits).unwrap();
+            let _ = number.country();
+            prop_assert!(number.international().starts_with('+'));
+        }
     }
 }

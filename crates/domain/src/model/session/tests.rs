@@ -1,7 +1,5 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets nonsense of its own fails")]
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::ports::Secrets;
 use crate::testing::{CountedSecrets, FixedClock, Fixture};
@@ -330,161 +328,165 @@ fn a_send_attempt_is_an_integer_of_53_bits() {
     }
 }
 
-/// What happens to a session.
-#[derive(Clone, Debug)]
-enum Step {
-    Request(u8),
-    SubmitIssued(u8),
-    SubmitWrong,
-    Spend(bool),
-    Supersede,
-    /// Milliseconds, backwards too.
-    Clock(i64),
-}
+mod generated {
+    use proptest::prelude::*;
 
-fn step() -> impl Strategy<Value = Step> {
-    let hour = i64::try_from(HOUR).unwrap();
-    prop_oneof![
-        4 => (0..12_u8).prop_map(Step::Request),
-        4 => any::<u8>().prop_map(Step::SubmitIssued),
-        2 => Just(Step::SubmitWrong),
-        3 => any::<bool>().prop_map(Step::Spend),
-        1 => Just(Step::Supersede),
-        3 => prop_oneof![
-            Just(1_i64), Just(-1), Just(hour), Just(hour - 1), Just(24 * hour), Just(24 * hour - 1),
-            -2 * hour..30 * hour,
+    use super::*;
+
+    /// What happens to a session.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Request(u8),
+        SubmitIssued(u8),
+        SubmitWrong,
+        Spend(bool),
+        Supersede,
+        /// Milliseconds, backwards too.
+        Clock(i64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let hour = i64::try_from(HOUR).unwrap();
+        prop_oneof![
+            4 => (0..12_u8).prop_map(Step::Request),
+            4 => any::<u8>().prop_map(Step::SubmitIssued),
+            2 => Just(Step::SubmitWrong),
+            3 => any::<bool>().prop_map(Step::Spend),
+            1 => Just(Step::Supersede),
+            3 => prop_oneof![
+                Just(1_i64), Just(-1), Just(hour), Just(hour - 1), Just(24 * hour), Just(24 * hour - 1),
+                -2 * hour..30 * hour,
+            ]
+            .prop_map(Step::Clock),
         ]
-        .prop_map(Step::Clock),
-    ]
-}
-
-/// What the rules say, written down once more: times and flags instead of states.
-#[derive(Debug, Default)]
-struct Model {
-    /// When each token ends; the generation is the place, counted from 1.
-    ends: Vec<u64>,
-    highest_attempt: u8,
-    wrongs: u8,
-    proven_at: Option<u64>,
-    spent_by: Option<bool>,
-}
-
-impl Model {
-    fn is_burnt(&self) -> bool {
-        self.wrongs >= 5
     }
 
-    fn has_ended(&self, now: u64) -> bool {
-        let time_is_up = match self.proven_at {
-            Some(proven) => now >= proven + DAY,
-            None => self.ends.last().is_none_or(|end| now >= *end),
-        };
-        self.is_burnt() || self.spent_by.is_some() || time_is_up
+    /// What the rules say, written down once more: times and flags instead of states.
+    #[derive(Debug, Default)]
+    struct Model {
+        /// When each token ends; the generation is the place, counted from 1.
+        ends: Vec<u64>,
+        highest_attempt: u8,
+        wrongs: u8,
+        proven_at: Option<u64>,
+        spent_by: Option<bool>,
     }
-}
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    impl Model {
+        fn is_burnt(&self) -> bool {
+            self.wrongs >= 5
+        }
 
-    #[test]
-    fn any_order_of_events_follows_the_rules(steps in prop::collection::vec(step(), 1..60)) {
-        // Far enough from the epoch to go backwards.
-        let mut now = FixedClock::START.as_ms();
-        let address = Fixture::address("alice@example.org");
-        let key = KeyedHash::new([1; 32]);
-        let mut session = ValidationSession::open(
-            Sid::new("sid"), key, address, attempt(1), None, Timestamp::from_ms(now), &lifetimes(),
-        );
-        let mut model = Model { ends: vec![now + HOUR], highest_attempt: 1, ..Model::default() };
-        let mut proofs = 0;
-        for step in steps {
-            let time = Timestamp::from_ms(now);
-            match step {
-                Step::Clock(by) => now = now.saturating_add_signed(by),
-                Step::Supersede => session.supersede(),
-                Step::Request(count) => {
-                    let answer = session.request_again(attempt(count.into()), None, time, &lifetimes());
-                    if model.has_ended(now) {
-                        prop_assert_eq!(answer, Err(NoMoreSends));
-                    } else if model.proven_at.is_some() || count <= model.highest_attempt {
-                        prop_assert_eq!(answer, Ok(None));
-                    } else {
-                        model.ends.push(now + HOUR);
-                        model.highest_attempt = count;
-                        let issued = answer.unwrap().unwrap();
-                        prop_assert_eq!(usize::try_from(issued.generation.0).unwrap(), model.ends.len());
-                    }
-                }
-                Step::SubmitIssued(which) => {
-                    let place = usize::from(which) % model.ends.len();
-                    let given = token(u32::try_from(place).unwrap() + 1);
-                    let answer = session.submit(&given, derive, time, &lifetimes());
-                    let too_old = model.spent_by.is_none() && model.proven_at.is_some_and(|at| now >= at + DAY);
-                    if model.is_burnt() {
-                        prop_assert_eq!(answer, Err(SubmitRefusal::Burnt));
-                    } else if now >= model.ends[place] || too_old {
-                        prop_assert_eq!(answer, Err(SubmitRefusal::Expired));
-                    } else {
-                        prop_assert_eq!(answer.map(|ok| ok.changed), Ok(model.proven_at.is_none()));
-                        model.proven_at.get_or_insert(now);
-                    }
-                }
-                Step::SubmitWrong => {
-                    let answer = session.submit(&wrong(), derive, time, &lifetimes());
-                    let expected = if model.is_burnt() { SubmitRefusal::Burnt } else { SubmitRefusal::Wrong };
-                    prop_assert_eq!(answer, Err(expected));
-                    if model.proven_at.is_none() {
-                        model.wrongs = (model.wrongs + 1).min(5);
-                    }
-                }
-                Step::Spend(by_alice) => {
-                    let by = if by_alice { alice() } else { bob() };
-                    let answer = session.spend(&by, time, &lifetimes());
-                    match (model.spent_by, model.proven_at) {
-                        (Some(spender), _) if spender == by_alice => {
-                            prop_assert_eq!(answer, Err(SpendRefusal::SpentByCaller));
-                        }
-                        (Some(_), _) => prop_assert_eq!(answer, Err(SpendRefusal::Spent)),
-                        (None, None) => prop_assert_eq!(answer, Err(SpendRefusal::NotValidated)),
-                        (None, Some(proven)) if now >= proven + DAY => {
-                            prop_assert_eq!(answer, Err(SpendRefusal::Expired));
-                        }
-                        (None, Some(proven)) => {
-                            prop_assert_eq!(answer.map(|proof| proof.validated_at.as_ms()), Ok(proven));
-                            model.spent_by = Some(by_alice);
-                            proofs += 1;
-                        }
-                    }
-                }
-            }
-            let is_burnt = session.record().state == SessionState::Burnt;
-            prop_assert_eq!(is_burnt, model.is_burnt(), "burnt never revives");
-            prop_assert_eq!(session.has_ended(Timestamp::from_ms(now), &lifetimes()), model.has_ended(now));
-            prop_assert!(proofs <= 1, "a proof is spent at most once");
-            prop_assert!(session.newest_token().is_some());
+        fn has_ended(&self, now: u64) -> bool {
+            let time_is_up = match self.proven_at {
+                Some(proven) => now >= proven + DAY,
+                None => self.ends.last().is_none_or(|end| now >= *end),
+            };
+            self.is_burnt() || self.spent_by.is_some() || time_is_up
         }
     }
 
-    #[test]
-    fn no_clock_makes_it_panic(
-        times in prop::collection::vec(prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)], 1..20),
-        token_ms in any::<u64>(),
-        validated_ms in any::<u64>(),
-    ) {
-        let lifetimes = Lifetimes {
-            token: Duration::from_millis(token_ms),
-            validated: Duration::from_millis(validated_ms),
-        };
-        let mut session = pending();
-        for (count, ms) in times.into_iter().enumerate() {
-            let now = Timestamp::from_ms(ms);
-            let count = i128::try_from(count).unwrap();
-            let _ = session.request_again(attempt(count), None, now, &lifetimes);
-            let was_pending = matches!(session.record().state, SessionState::Pending { .. });
-            let submitted = session.submit(&token(1), derive, now, &lifetimes);
-            prop_assert_eq!(submitted.is_ok_and(|ok| ok.changed), was_pending
-                && matches!(session.record().state, SessionState::Validated { .. }));
-            let _ = session.spend(&alice(), now, &lifetimes);
+    proptest! {
+        #[test]
+        fn any_order_of_events_follows_the_rules(steps in prop::collection::vec(step(), 1..60)) {
+            // Far enough from the epoch to go backwards.
+            let mut now = FixedClock::START.as_ms();
+            let address = Fixture::address("alice@example.org");
+            let key = KeyedHash::new([1; 32]);
+            let mut session = ValidationSession::open(
+                Sid::new("sid"), key, address, attempt(1), None, Timestamp::from_ms(now), &lifetimes(),
+            );
+            let mut model = Model { ends: vec![now + HOUR], highest_attempt: 1, ..Model::default() };
+            let mut proofs = 0;
+            for step in steps {
+                let time = Timestamp::from_ms(now);
+                match step {
+                    Step::Clock(by) => now = now.saturating_add_signed(by),
+                    Step::Supersede => session.supersede(),
+                    Step::Request(count) => {
+                        let answer = session.request_again(attempt(count.into()), None, time, &lifetimes());
+                        if model.has_ended(now) {
+                            prop_assert_eq!(answer, Err(NoMoreSends));
+                        } else if model.proven_at.is_some() || count <= model.highest_attempt {
+                            prop_assert_eq!(answer, Ok(None));
+                        } else {
+                            model.ends.push(now + HOUR);
+                            model.highest_attempt = count;
+                            let issued = answer.unwrap().unwrap();
+                            prop_assert_eq!(usize::try_from(issued.generation.0).unwrap(), model.ends.len());
+                        }
+                    }
+                    Step::SubmitIssued(which) => {
+                        let place = usize::from(which) % model.ends.len();
+                        let given = token(u32::try_from(place).unwrap() + 1);
+                        let answer = session.submit(&given, derive, time, &lifetimes());
+                        let too_old = model.spent_by.is_none() && model.proven_at.is_some_and(|at| now >= at + DAY);
+                        if model.is_burnt() {
+                            prop_assert_eq!(answer, Err(SubmitRefusal::Burnt));
+                        } else if now >= model.ends[place] || too_old {
+                            prop_assert_eq!(answer, Err(SubmitRefusal::Expired));
+                        } else {
+                            prop_assert_eq!(answer.map(|ok| ok.changed), Ok(model.proven_at.is_none()));
+                            model.proven_at.get_or_insert(now);
+                        }
+                    }
+                    Step::SubmitWrong => {
+                        let answer = session.submit(&wrong(), derive, time, &lifetimes());
+                        let expected = if model.is_burnt() { SubmitRefusal::Burnt } else { SubmitRefusal::Wrong };
+                        prop_assert_eq!(answer, Err(expected));
+                        if model.proven_at.is_none() {
+                            model.wrongs = (model.wrongs + 1).min(5);
+                        }
+                    }
+                    Step::Spend(by_alice) => {
+                        let by = if by_alice { alice() } else { bob() };
+                        let answer = session.spend(&by, time, &lifetimes());
+                        match (model.spent_by, model.proven_at) {
+                            (Some(spender), _) if spender == by_alice => {
+                                prop_assert_eq!(answer, Err(SpendRefusal::SpentByCaller));
+                            }
+                            (Some(_), _) => prop_assert_eq!(answer, Err(SpendRefusal::Spent)),
+                            (None, None) => prop_assert_eq!(answer, Err(SpendRefusal::NotValidated)),
+                            (None, Some(proven)) if now >= proven + DAY => {
+                                prop_assert_eq!(answer, Err(SpendRefusal::Expired));
+                            }
+                            (None, Some(proven)) => {
+                                prop_assert_eq!(answer.map(|proof| proof.validated_at.as_ms()), Ok(proven));
+                                model.spent_by = Some(by_alice);
+                                proofs += 1;
+                            }
+                        }
+                    }
+                }
+                let is_burnt = session.record().state == SessionState::Burnt;
+                prop_assert_eq!(is_burnt, model.is_burnt(), "burnt never revives");
+                prop_assert_eq!(session.has_ended(Timestamp::from_ms(now), &lifetimes()), model.has_ended(now));
+                prop_assert!(proofs <= 1, "a proof is spent at most once");
+                prop_assert!(session.newest_token().is_some());
+            }
+        }
+
+        #[test]
+        fn no_clock_makes_it_panic(
+            times in prop::collection::vec(prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)], 1..20),
+            token_ms in any::<u64>(),
+            validated_ms in any::<u64>(),
+        ) {
+            let lifetimes = Lifetimes {
+                token: Duration::from_millis(token_ms),
+                validated: Duration::from_millis(validated_ms),
+            };
+            let mut session = pending();
+            for (count, ms) in times.into_iter().enumerate() {
+                let now = Timestamp::from_ms(ms);
+                let count = i128::try_from(count).unwrap();
+                let _ = session.request_again(attempt(count), None, now, &lifetimes);
+                let was_pending = matches!(session.record().state, SessionState::Pending { .. });
+                let submitted = session.submit(&token(1), derive, now, &lifetimes);
+                prop_assert_eq!(submitted.is_ok_and(|ok| ok.changed), was_pending
+                    && matches!(session.record().state, SessionState::Validated { .. }));
+                let _ = session.spend(&alice(), now, &lifetimes);
+            }
         }
     }
 }

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::model::{SessionState, Token, ValidationSession};
 use crate::ports::MockStore;
@@ -282,91 +280,95 @@ async fn a_proof_presented_by_many_accounts_at_once_is_spent_by_one() {
     assert_eq!(fixture.store.all_threepids().len(), 1);
 }
 
-/// What clients do, in any order: two accounts, two addresses, three secrets.
-#[derive(Clone, Debug)]
-enum Act {
-    Request { address: usize, secret: usize, attempt: u8 },
-    Submit { session: usize, right: bool },
-    Add { session: usize, user: usize, secret: usize },
-    Wait(u32),
-    LoseAnswers { after: bool },
-}
+mod generated {
+    use proptest::prelude::*;
 
-fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![
-        3 => (0..2_usize, 0..3_usize, 0..4_u8)
-            .prop_map(|(address, secret, attempt)| Act::Request { address, secret, attempt }),
-        4 => (any::<usize>(), prop::bool::weighted(0.8))
-            .prop_map(|(session, right)| Act::Submit { session, right }),
-        5 => (any::<usize>(), 0..2_usize, 0..3_usize)
-            .prop_map(|(session, user, secret)| Act::Add { session, user, secret }),
-        1 => (0..100_000_000_u32).prop_map(Act::Wait),
-        1 => any::<bool>().prop_map(|after| Act::LoseAnswers { after }),
-    ]
-}
+    use super::*;
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    /// What clients do, in any order: two accounts, two addresses, three secrets.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Request { address: usize, secret: usize, attempt: u8 },
+        Submit { session: usize, right: bool },
+        Add { session: usize, user: usize, secret: usize },
+        Wait(u32),
+        LoseAnswers { after: bool },
+    }
 
-    #[test]
-    fn whatever_clients_do_an_address_has_one_owner_for_good_and_each_owner_a_proof(
-        acts in prop::collection::vec(act(), 1..60),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let addresses = [ADDRESS, "other@example.org"];
-            let (users, secrets) = ([ALICE, BOB], ["s1", "s2", "s3"]);
-            let fixture = Fixture::new();
-            let mut owners: HashMap<Address, UserId> = HashMap::new();
-            for act in acts {
-                let sessions = fixture.store.sessions();
-                let pick = |which: usize| Some(sessions.get(which.checked_rem(sessions.len())?)?.sid().clone());
-                match act {
-                    Act::Request { address, secret, attempt } => {
-                        let owned = owners.contains_key(&Fixture::address(addresses[address]));
-                        let answer = fixture.request(addresses[address], secrets[secret], attempt.into()).await;
-                        prop_assert!(!owned || answer.is_err(), "no mail to an address in use");
-                    }
-                    Act::Submit { session, right } => {
-                        if let Some(sid) = pick(session) {
-                            let token = if right { fixture.newest_token(&sid) } else { Token::new("wrong") };
-                            let answer = fixture.submit(&sid, token).await;
-                            prop_assert!(right || answer.is_err());
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            3 => (0..2_usize, 0..3_usize, 0..4_u8)
+                .prop_map(|(address, secret, attempt)| Act::Request { address, secret, attempt }),
+            4 => (any::<usize>(), prop::bool::weighted(0.8))
+                .prop_map(|(session, right)| Act::Submit { session, right }),
+            5 => (any::<usize>(), 0..2_usize, 0..3_usize)
+                .prop_map(|(session, user, secret)| Act::Add { session, user, secret }),
+            1 => (0..100_000_000_u32).prop_map(Act::Wait),
+            1 => any::<bool>().prop_map(|after| Act::LoseAnswers { after }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_clients_do_an_address_has_one_owner_for_good_and_each_owner_a_proof(
+            acts in prop::collection::vec(act(), 1..60),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let addresses = [ADDRESS, "other@example.org"];
+                let (users, secrets) = ([ALICE, BOB], ["s1", "s2", "s3"]);
+                let fixture = Fixture::new();
+                let mut owners: HashMap<Address, UserId> = HashMap::new();
+                for act in acts {
+                    let sessions = fixture.store.sessions();
+                    let pick = |which: usize| Some(sessions.get(which.checked_rem(sessions.len())?)?.sid().clone());
+                    match act {
+                        Act::Request { address, secret, attempt } => {
+                            let owned = owners.contains_key(&Fixture::address(addresses[address]));
+                            let answer = fixture.request(addresses[address], secrets[secret], attempt.into()).await;
+                            prop_assert!(!owned || answer.is_err(), "no mail to an address in use");
                         }
-                    }
-                    Act::Add { session, user, secret } => {
-                        if let Some(sid) = pick(session) {
-                            let answer = fixture.add(users[user], &sid, secrets[secret]).await;
-                            if answer.is_ok() {
-                                let stored = fixture.store.sessions();
-                                let proof = stored.iter().find(|session| *session.sid() == sid).unwrap();
-                                let spent = matches!(&proof.record().state,
-                                    SessionState::Consumed { by, .. } if by.as_str() == users[user]);
-                                prop_assert!(spent);
+                        Act::Submit { session, right } => {
+                            if let Some(sid) = pick(session) {
+                                let token = if right { fixture.newest_token(&sid) } else { Token::new("wrong") };
+                                let answer = fixture.submit(&sid, token).await;
+                                prop_assert!(right || answer.is_err());
                             }
                         }
+                        Act::Add { session, user, secret } => {
+                            if let Some(sid) = pick(session) {
+                                let answer = fixture.add(users[user], &sid, secrets[secret]).await;
+                                if answer.is_ok() {
+                                    let stored = fixture.store.sessions();
+                                    let proof = stored.iter().find(|session| *session.sid() == sid).unwrap();
+                                    let spent = matches!(&proof.record().state,
+                                        SessionState::Consumed { by, .. } if by.as_str() == users[user]);
+                                    prop_assert!(spent);
+                                }
+                            }
+                        }
+                        Act::Wait(ms) => fixture.clock.advance(Duration::from_millis(ms.into())),
+                        Act::LoseAnswers { after } => fixture.store.fail_commits(
+                            1,
+                            if after { CommitFailure::AfterApply } else { CommitFailure::BeforeApply },
+                        ),
                     }
-                    Act::Wait(ms) => fixture.clock.advance(Duration::from_millis(ms.into())),
-                    Act::LoseAnswers { after } => fixture.store.fail_commits(
-                        1,
-                        if after { CommitFailure::AfterApply } else { CommitFailure::BeforeApply },
-                    ),
+                    for threepid in fixture.store.all_threepids() {
+                        let owner = owners.entry(threepid.address.clone()).or_insert(threepid.user_id.clone());
+                        prop_assert_eq!(&*owner, &threepid.user_id, "an address never moves");
+                        let proven = fixture.store.sessions().into_iter().any(|session| {
+                            let by_owner = matches!(&session.record().state,
+                                SessionState::Consumed { by, validated_at }
+                                    if *by == threepid.user_id && *validated_at == threepid.validated_at);
+                            by_owner && *session.address() == threepid.address
+                        });
+                        prop_assert!(proven, "whoever owns an address has spent a proof of it");
+                    }
+                    let listed = listed(&fixture, ALICE).await.len() + listed(&fixture, BOB).await.len();
+                    prop_assert_eq!(listed, fixture.store.all_threepids().len());
                 }
-                for threepid in fixture.store.all_threepids() {
-                    let owner = owners.entry(threepid.address.clone()).or_insert(threepid.user_id.clone());
-                    prop_assert_eq!(&*owner, &threepid.user_id, "an address never moves");
-                    let proven = fixture.store.sessions().into_iter().any(|session| {
-                        let by_owner = matches!(&session.record().state,
-                            SessionState::Consumed { by, validated_at }
-                                if *by == threepid.user_id && *validated_at == threepid.validated_at);
-                        by_owner && *session.address() == threepid.address
-                    });
-                    prop_assert!(proven, "whoever owns an address has spent a proof of it");
-                }
-                let listed = listed(&fixture, ALICE).await.len() + listed(&fixture, BOB).await.len();
-                prop_assert_eq!(listed, fixture.store.all_threepids().len());
-            }
-            Ok(())
-        })?;
+                Ok(())
+            })?;
+        }
     }
 }

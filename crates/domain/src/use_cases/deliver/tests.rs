@@ -1,7 +1,5 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets nonsense of its own fails")]
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::model::{Binding, BindingState, MessageId, RemoteRefusal};
 use crate::ports::{MockIdentityServer, MockMailer, MockOutbox, MockTemplates, Store};
@@ -288,13 +286,19 @@ fn waits_double_up_to_the_longest() {
     assert_eq!(seconds, [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]);
 }
 
-proptest! {
-    #[test]
-    fn a_wait_is_between_half_of_it_and_all_of_it(attempt in any::<u32>(), jitter in any::<f64>()) {
-        let policy = RetryPolicy::default();
-        let (wait, full) = (policy.wait(attempt, jitter), policy.wait(attempt, 0.0));
-        prop_assert!(full / 2 <= wait && wait <= full, "{wait:?} of {full:?}");
-        prop_assert!(full <= policy.longest);
+mod generated {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_wait_is_between_half_of_it_and_all_of_it(attempt in any::<u32>(), jitter in any::<f64>()) {
+            let policy = RetryPolicy::default();
+            let (wait, full) = (policy.wait(attempt, jitter), policy.wait(attempt, 0.0));
+            prop_assert!(full / 2 <= wait && wait <= full, "{wait:?} of {full:?}");
+            prop_assert!(full <= policy.longest);
+        }
     }
 }
 
