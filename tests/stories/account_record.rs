@@ -34,6 +34,7 @@ async fn everything_that_is_kept_about_an_account_is_shown_and_nothing_of_anothe
         let items = kept[list].as_array().into_iter().flatten();
         items.map(|item| item[field].as_str().unwrap_or_default().to_owned()).collect()
     };
+    assert_eq!(kept["access_tokens"].as_array().map(Vec::len), Some(1), "{line}");
     assert_eq!(texts("threepids", "address"), ["alice@example.org"]);
     assert_eq!(texts("sessions", "address"), ["alice@example.org", "old.alice@example.org"]);
     assert_eq!(texts("sessions", "consumed_by"), ["@alice:example.org"; 2]);

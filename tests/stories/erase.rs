@@ -232,6 +232,9 @@ async fn an_account_is_erased(postgres: Option<&Postgres>) -> Story {
     assert_eq!(tables(&of_bob), every_table);
     assert_eq!(tables(&world.naming("alice").await?), every_table);
     let counts = world.texts("SELECT CAST(count(*) AS text) FROM rate_limit").await?;
+    let (status, said) = world.server.run(&["account", "show", ALICE, "--json"]).await?;
+    let limit = "\"limit\":\"failed_reauthentication_per_account\"";
+    assert!(status == 0 && said.contains(limit), "what is counted under the name is shown: {said}");
 
     let foreseen = world.erase(&["--dry-run"]).await?;
     assert_eq!(tables(&world.naming("alice").await?), every_table, "nothing is erased by looking");
