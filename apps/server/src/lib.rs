@@ -18,6 +18,8 @@
 //!
 //! [Account Administrative Contact API]: https://spec.matrix.org/v1.18/client-server-api/#adding-account-administrative-contact-information
 
+#![cfg_attr(not(test), warn(clippy::string_slice, clippy::unreachable))]
+
 mod builder;
 mod client_stream;
 mod housekeeping;

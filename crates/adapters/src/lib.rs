@@ -3,6 +3,8 @@
 //! They obey, the domain decides: no policy stands here, and no driver's error type leaves. Every settings struct is
 //! plain Rust with its units and defaults written down; where its values come from is the server's business.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::unreachable))]
+
 #[cfg(feature = "homeserver")]
 pub mod homeserver;
 #[cfg(feature = "identity-server")]

@@ -8,6 +8,8 @@
 //!
 //! [Account Administrative Contact API]: https://spec.matrix.org/v1.18/client-server-api/#adding-account-administrative-contact-information
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::string_slice, clippy::unreachable))]
+
 pub mod model;
 pub mod ports;
 #[cfg(feature = "testing")]

@@ -6,18 +6,18 @@ use threepid_server::Metrics;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{Failure, SettingsSource, complain, logs, open_files, signals};
+use super::{Failure, SettingsSource, logs, open_files, signals};
 use crate::config::Accounts;
 use crate::wiring::{self, Opened};
 
 pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
     let mut config = settings.load()?;
-    for warning in &config.warnings {
-        complain(format_args!("threepid: warning: {warning}"));
-    }
     // A setting that an adapter refuses is said before a database is made or migrated.
     wiring::rehearse(&config)?;
     logs::start(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!(setting = warning.setting, "{warning}");
+    }
     config.http.max_connections = open_files::connections(config.http.max_connections);
     let mailer = wiring::mailer(&config)?;
     let opened = Opened::open(&config).await?;

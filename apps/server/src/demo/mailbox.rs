@@ -77,7 +77,7 @@ fn linked(text: &str) -> String {
     for word in text.split_inclusive(char::is_whitespace) {
         let bare = word.trim_end();
         if bare.starts_with("http://") || bare.starts_with("https://") {
-            let (url, space) = (escape(bare), escape(&word[bare.len()..]));
+            let (url, space) = (escape(bare), escape(word.strip_prefix(bare).unwrap_or_default()));
             let _ = write!(html, "<a href=\"{url}\" rel=\"noreferrer\">{url}</a>{space}");
         } else {
             html.push_str(&escape(word));

@@ -61,11 +61,9 @@ impl HomeserverReauthentication {
     ) -> Result<Word, ReauthenticationError> {
         let repeat = if auth.is_some() { Repeat::Unsafe } else { Repeat::Safe };
         let DeviceId(device) = (self.probe)(&asked.user_id, &asked.sid);
-        let mut body = json!({ "devices": [device] });
-        if let Some(auth) = auth {
-            body["auth"] = auth.into();
-        }
-        let body = Bytes::from(body.to_string());
+        let mut body = Map::from_iter([("devices".to_owned(), json!([device]))]);
+        body.extend(auth.map(|auth| ("auth".to_owned(), auth.into())));
+        let body = Bytes::from(Value::Object(body).to_string());
         let question = Question { method: Method::POST, path: DELETE_DEVICES.into(), body, repeat };
         match self.client.ask(question, &asked.credentials).await {
             Ok(answer) => judge(&answer),

@@ -4,9 +4,10 @@
 
 use std::fmt;
 
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use super::digits::to_ascii;
+use super::secrets::equal_in_constant_time;
 
 /// How many digits a code has.
 const DIGITS: usize = 6;
@@ -60,13 +61,13 @@ impl fmt::Debug for Code {
     }
 }
 
-impl PartialEq for Code {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+impl ConstantTimeEq for Code {
+    fn ct_eq(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
     }
 }
 
-impl Eq for Code {}
+equal_in_constant_time!(Code);
 
 #[cfg(test)]
 mod tests {

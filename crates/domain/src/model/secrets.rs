@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 /// Whether `text` is 1 to 255 characters of `[0-9a-zA-Z.=_-]`, the grammar that the identity service gives to
 /// `client_secret` and `sid`.
@@ -14,6 +14,21 @@ pub(super) fn is_opaque_identifier(text: &str) -> bool {
     (1..=255).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'=' | b'_' | b'-'))
 }
+
+/// `==` of a secret, which is [`ConstantTimeEq`] and nothing else.
+macro_rules! equal_in_constant_time {
+    ($name:ident) => {
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.ct_eq(other).into()
+            }
+        }
+
+        impl Eq for $name {}
+    };
+}
+
+pub(super) use equal_in_constant_time;
 
 macro_rules! secret_text {
     ($(#[$doc:meta])* $name:ident) => {
@@ -34,13 +49,13 @@ macro_rules! secret_text {
             }
         }
 
-        impl PartialEq for $name {
-            fn eq(&self, other: &Self) -> bool {
-                self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+        impl ConstantTimeEq for $name {
+            fn ct_eq(&self, other: &Self) -> Choice {
+                self.0.as_bytes().ct_eq(other.0.as_bytes())
             }
         }
 
-        impl Eq for $name {}
+        equal_in_constant_time!($name);
     };
 }
 
@@ -155,17 +170,20 @@ impl fmt::Debug for KeyedHash {
     }
 }
 
-impl PartialEq for KeyedHash {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+impl ConstantTimeEq for KeyedHash {
+    fn ct_eq(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
     }
 }
 
-impl Eq for KeyedHash {}
+equal_in_constant_time!(KeyedHash);
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::panic, reason = "a test that meets nonsense of its own fails")]
+
     use super::*;
+    use crate::model::Code;
 
     #[test]
     fn a_client_secret_is_one_to_255_opaque_characters() {
@@ -177,6 +195,27 @@ mod tests {
         for bad in ["", "ß", "a b", "a/b", "a\0", too_long.as_str()] {
             assert_eq!(ClientSecret::parse(bad), Err(InvalidClientSecret), "{bad}");
         }
+    }
+
+    #[test]
+    fn secrets_are_compared_in_constant_time() {
+        /// Only what has a comparison in constant time is taken, and `==` must agree with it.
+        fn assert_compared<T: ConstantTimeEq + Eq + std::fmt::Debug>(one: &T, same: &T, others: &[T]) {
+            assert!(one == same && bool::from(one.ct_eq(same)), "{one:?}");
+            for other in others {
+                assert!(one != other && !bool::from(one.ct_eq(other)), "{one:?}");
+            }
+        }
+        let token = |text: &str| Token::new(text);
+        assert_compared(&token("abc"), &token("abc"), &["bbc", "abd", "ab", "abcd", ""].map(token));
+        let hash = |first, last| {
+            let mut bytes = [7; 32];
+            (bytes[0], bytes[31]) = (first, last);
+            KeyedHash::new(bytes)
+        };
+        assert_compared(&hash(7, 7), &hash(7, 7), &[hash(8, 7), hash(7, 8)]);
+        let code = |text| Code::given(text).unwrap_or_else(|| panic!("{text}"));
+        assert_compared(&code("012345"), &code("012345"), &["112345", "012346"].map(code));
     }
 
     #[test]

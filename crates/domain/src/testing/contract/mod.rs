@@ -22,6 +22,7 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "a contract case is a test: a broken promise or a dead backend has to fail it"
 )]
 
