@@ -38,6 +38,17 @@ pub(crate) struct Published {
     pub(crate) user: String,
 }
 
+/// What is stored about one address.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Its sessions: sid, state, and how many tokens were issued.
+    sessions: Vec<(String, String, usize)>,
+    /// Who has it.
+    owners: Vec<String>,
+    /// For whom it is published, or may be, and whether that is certain.
+    bindings: Vec<(String, String)>,
+}
+
 /// A validation session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -102,6 +113,26 @@ impl Ledger {
         let rows = self.all(sum).await?;
         let tries = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "number"))?;
         Ok(u64::try_from(tries)?)
+    }
+
+    /// What is stored about an address.
+    pub(crate) async fn standing(&self, address: &str) -> Outcome<Standing> {
+        let of = |columns: &str, table: &str| {
+            format!("SELECT {columns} FROM {table} WHERE address = '{address}' ORDER BY 1")
+        };
+        let mut standing = Standing::default();
+        for row in self.all(&of("sid, state, tokens", "validation_session")).await? {
+            let tokens: Value = serde_json::from_str(&text(&row, "tokens")?)?;
+            let tokens = tokens.as_array().map_or(0, Vec::len);
+            standing.sessions.push((text(&row, "sid")?, text(&row, "state")?, tokens));
+        }
+        for row in self.all(&of("user_id", "threepid")).await? {
+            standing.owners.push(text(&row, "user_id")?);
+        }
+        for row in self.all(&of("user_id, state", "binding")).await? {
+            standing.bindings.push((text(&row, "user_id")?, text(&row, "state")?));
+        }
+        Ok(standing)
     }
 
     /// Reads everything.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use threepid_tests::kept;
 use tokio::task::JoinSet;
@@ -53,6 +54,9 @@ pub(crate) struct Plan {
     pub(crate) adds: bool,
     /// Whether what was not answered is asked again; without it, a client ends there.
     pub(crate) asks_again: bool,
+    /// Whether a connection serves several requests. Without it each request has its own, so that a connection that
+    /// ends without an answer has carried a request.
+    pub(crate) keeps_alive: bool,
     /// What chance starts from.
     pub(crate) seed: u64,
 }
@@ -69,6 +73,7 @@ impl Plan {
             repeats: true,
             adds: true,
             asks_again: true,
+            keeps_alive: true,
             seed,
         }
     }
@@ -175,6 +180,8 @@ pub(crate) struct Tally {
     pub(crate) acknowledged: u64,
     /// How many were not answered.
     pub(crate) unanswered: u64,
+    /// How many of these were not even made, since nobody took the connection.
+    pub(crate) turned_away: u64,
     /// How many answers there were of each status but 200.
     pub(crate) statuses: BTreeMap<u16, u64>,
     /// How long each request for a token took that was acknowledged, in the order they were made.
@@ -191,6 +198,7 @@ impl Tally {
         self.requests += other.requests;
         self.acknowledged += other.acknowledged;
         self.unanswered += other.unanswered;
+        self.turned_away += other.turned_away;
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }
@@ -199,11 +207,12 @@ impl Tally {
         self.oddities.extend(other.oddities);
     }
 
-    /// The median of the times that a request for a token took.
-    pub(crate) fn median(&self) -> Duration {
+    /// The time that so many per cent of the requests for a token did not exceed.
+    pub(crate) fn percentile(&self, per_cent: usize) -> Duration {
         let mut times = self.request_times.clone();
         times.sort_unstable();
-        times.get(times.len() / 2).copied().unwrap_or_default()
+        let place = (times.len() * per_cent / 100).min(times.len().saturating_sub(1));
+        times.get(place).copied().unwrap_or_default()
     }
 
     /// How often that status came.
@@ -258,6 +267,9 @@ impl Load {
         for number in 0..plan.clients {
             let mut client = Client::new(target.clone(), number, Arc::clone(&counters))?;
             client.asks_again = plan.asks_again;
+            if !plan.keeps_alive {
+                client.connect_each_time()?;
+            }
             let (plan, stop) = (plan.clone(), stop.clone());
             clients.spawn(async move {
                 client.work(number, &plan, &stop).await;
@@ -333,6 +345,14 @@ impl Client {
             added: BTreeMap::new(),
             records: Records::default(),
         })
+    }
+
+    /// From now on each request has a connection of its own.
+    fn connect_each_time(&mut self) -> Outcome<()> {
+        let headers = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
+        let http = reqwest::Client::builder().timeout(ANSWERED_WITHIN).no_proxy();
+        self.http = http.pool_max_idle_per_host(0).default_headers(headers).build()?;
+        Ok(())
     }
 
     async fn work(&mut self, number: usize, plan: &Plan, stop: &CancellationToken) {
@@ -556,6 +576,7 @@ impl Client {
             Ok(answer) => answer,
             Err(error) => {
                 tally.unanswered += 1;
+                tally.turned_away += u64::from(error.is_connect());
                 if error.is_timeout() {
                     tally.oddities.push(format!("{} was not answered in {ANSWERED_WITHIN:?}", request.path));
                 }
@@ -618,6 +639,12 @@ impl Request {
     pub(crate) fn add(journey: &Journey, sid: &str) -> Self {
         let body = json!({ "three_pid_creds": { "sid": sid, "client_secret": journey.secret } });
         Self { path: "/_matrix/client/v3/account/3pid", user: Some(journey.user), body: Some(body) }
+    }
+
+    /// Adds the address at the door that may ask again who is there.
+    pub(crate) fn add_reauthenticated(journey: &Journey, sid: &str) -> Self {
+        let body = json!({ "sid": sid, "client_secret": journey.secret });
+        Self { path: "/_matrix/client/v3/account/3pid/add", user: Some(journey.user), body: Some(body) }
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// How many instances share a PostgreSQL where several do.
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) instances: usize,
-    /// How many scenarios run at a time. Answers take longer then, and are compared less strictly.
+    /// How many scenarios run at a time.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) jobs: usize,
     /// The PostgreSQL that scenarios share which do not break it; there once they run.

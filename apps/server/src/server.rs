@@ -32,6 +32,9 @@ use crate::metrics::Metrics;
 /// How long to wait before accepting again when the system has nothing left for another connection.
 const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(200);
 
+/// How long a connection that is silent when the server stops may take to make a request.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// Why serving ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -43,8 +46,8 @@ pub enum ServeError {
 impl App {
     /// Serves [`App::standalone`] on `listener`, with `extra` routes beside it, and runs the relay, until `shutdown`.
     ///
-    /// Then it accepts no more; requests in flight, the commands they began and what the relay is delivering end, for
-    /// [`HttpSettings::shutdown_grace`] at most. What is cut off then is not lost: its lease ends, and it is tried again
+    /// Then it accepts no more than have connected by then; requests in flight, the commands they began and what the
+    /// relay is delivering end, for [`HttpSettings::shutdown_grace`] at most. What is cut off then is not lost: its lease ends, and it is tried again
     /// at the next start.
     ///
     /// # Errors
@@ -70,10 +73,12 @@ impl App {
             () = doors.accept(&listener, &connections) => {}
             ended = &mut relay => return ended.map_err(ServeError::Relay),
         }
-        drop(listener);
+        doors.close(listener, &connections);
         tracing::info!(connections = connections.count(), "stopping");
         stop.cancel();
         let settled = tokio::time::timeout(self.api.settings.shutdown_grace, async {
+            // Without it, a connection is closed from which nothing was read yet, though a request may have arrived.
+            tokio::time::sleep(LAST_WORDS).await;
             connections.shutdown().await;
             self.api.commands.close();
             self.api.commands.wait().await;
@@ -107,7 +112,7 @@ impl Metrics {
             () = shutdown => {}
             () = doors.accept(&listener, &connections) => {}
         }
-        drop(listener);
+        doors.close(listener, &connections);
         // A scrape that lasts longer is cut off.
         let _ended = tokio::time::timeout(Duration::from_secs(1), connections.shutdown()).await;
     }
@@ -135,6 +140,8 @@ struct Doors {
     free: Arc<Semaphore>,
     answer_timeout: Duration,
     metrics: Option<Metrics>,
+    /// Whether each answer is its connection's last.
+    closed: CancellationToken,
 }
 
 impl Doors {
@@ -148,7 +155,8 @@ impl Doors {
             metrics.requests().connections_at_most(most);
         }
         let free = Arc::new(Semaphore::new(most));
-        Self { router, http, free, answer_timeout: settings.answer_timeout, metrics }
+        let closed = CancellationToken::new();
+        Self { router, http, free, answer_timeout: settings.answer_timeout, metrics, closed }
     }
 
     /// Accepts connections for ever.
@@ -167,6 +175,28 @@ impl Doors {
         }
     }
 
+    /// Accepts whoever has connected by now, as far as there is room, and nobody after that. The system has told them
+    /// that they are connected, and would drop them and what they have sent with the listener.
+    fn close(&self, listener: TcpListener, connections: &GracefulShutdown) {
+        self.closed.cancel();
+        // tokio's own `accept` finds only whom it has heard of, which may not be everybody.
+        let listener = match listener.into_std() {
+            Ok(listener) => listener,
+            Err(error) => return tracing::debug!(%error, "cannot look who has connected last"),
+        };
+        while let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            let taken = listener.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?, peer))
+            });
+            match taken {
+                Ok((stream, peer)) => self.open(stream, peer, connections.watcher(), permit),
+                Err(error) if is_the_clients(&error) => {}
+                Err(_nobody_is_left) => return,
+            }
+        }
+    }
+
     /// Serves one connection in a task of its own, which `shutdown` reaches through `watcher`.
     fn open(&self, stream: TcpStream, peer: SocketAddr, watcher: Watcher, permit: OwnedSemaphorePermit) {
         // Answers are small; without this the end of one may wait for the peer.
@@ -174,15 +204,17 @@ impl Doors {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let router = self.router.clone();
+        let closed = self.closed.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
             // Where a body in chunks ends is what a proxy and a server most easily read differently, so nothing that
             // follows one is read.
             let is_last = request.headers().contains_key(TRANSFER_ENCODING);
             let answer = router.clone().call(request);
+            let closed = closed.clone();
             async move {
                 let mut answer = answer.await?;
-                if is_last {
+                if is_last || closed.is_cancelled() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer)
@@ -363,6 +395,21 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(read(&mut idle).await?, "", "a connection that waits for nothing is closed");
         stopping.await??;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_arrived_unseen_is_answered_before_it_stops()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let running = Running::start(&Fakes::new()).await?;
+        // The server does not run in between, so it has not heard of the connection when it is stopped.
+        let mut stream = std::net::TcpStream::connect(running.address)?;
+        io::Write::write_all(&mut stream, token_request().as_bytes())?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream)?;
+        running.stop().await?;
+        let answer = read(&mut stream).await?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         Ok(())
     }
 

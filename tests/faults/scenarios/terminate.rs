@@ -1,7 +1,7 @@
-//! SIGTERM under load: every request in flight is answered, and nothing owed is lost.
+//! SIGTERM under load: every request whose connection was taken is answered, and nothing owed is lost.
 //!
-//! A request that reaches the program as it closes its doors gets no answer. That is as it must be, as long as it did
-//! nothing: what was begun is answered.
+//! Each request has a connection of its own here. Whoever comes when the door is closed does not get one, and that is all
+//! that may happen to a request.
 
 use crate::Outcome;
 use crate::books::Books;
@@ -21,7 +21,8 @@ pub(super) async fn run(options: &Options) -> Outcome<Row> {
         let seed = options.seed + u64::try_from(round)?;
         // They do not ask again: what they know at the end is what became of the request that was not answered.
         let journeys = Plan::journeys(format!("stop{round}"), options.clients, seed);
-        let load = site.load(&Plan { asks_again: false, contest: false, ..journeys })?;
+        let plan = Plan { asks_again: false, keeps_alive: false, contest: false, ..journeys };
+        let load = site.load(&plan)?;
         load.answered(30 + chance.below(150)).await?;
         let status = site.terminate(0).await?;
         row.faults += 1;
@@ -35,7 +36,13 @@ pub(super) async fn run(options: &Options) -> Outcome<Row> {
         site.start(0).await?;
         all.merge(records);
     }
-    row.note(format!("unanswered at a closing door, and without effect: {}", all.tally.unanswered));
+    let turned_away = all.tally.turned_away;
+    let dropped = all.tally.unanswered - turned_away;
+    row.note(format!("at a closed door: {turned_away}; connected and not answered: {dropped}"));
+    row.check(dropped == 0, || {
+        format!("{dropped} requests were not answered although they had a connection")
+    });
+    row.check(turned_away > 0, || "nobody came to the closed door".to_owned());
     site.settle(all, Allowed::default(), &mut row).await?;
     Ok(row)
 }

@@ -11,7 +11,7 @@ use crate::load::{Answer, Client, Request, Step};
 
 /// How an address comes to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(in crate::scenarios) enum Way {
     /// `POST /account/3pid/bind`: it stays off the account.
     Bind,
     /// `POST /account/3pid` with `bind`: it is added to the account, too.
@@ -20,7 +20,7 @@ pub(super) enum Way {
 
 /// How it is to be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::scenarios) enum End {
     /// `POST /account/3pid/unbind`.
     Unbind,
     /// `POST /account/3pid/delete`.
@@ -29,27 +29,27 @@ pub(super) enum End {
 
 /// A client's address.
 #[derive(Clone, Debug)]
-pub(super) struct Case {
+pub(in crate::scenarios) struct Case {
     /// Which of the users wants it.
-    pub(super) user: usize,
+    pub(in crate::scenarios) user: usize,
     /// The address.
-    pub(super) address: String,
+    pub(in crate::scenarios) address: String,
     secret: String,
     sid: String,
     way: Way,
     /// Whether it is published, as far as the client knows.
-    pub(super) bound: Step,
+    pub(in crate::scenarios) bound: Step,
     /// How it was to be forgotten, if it was.
-    pub(super) end: Option<End>,
+    pub(in crate::scenarios) end: Option<End>,
     /// Whether that was acknowledged.
-    pub(super) ended: Step,
+    pub(in crate::scenarios) ended: Step,
     /// Whether the answer said that the identity server has forgotten it.
-    pub(super) forgotten: bool,
+    pub(in crate::scenarios) forgotten: bool,
 }
 
 impl Case {
     /// An address that is proven at the identity server.
-    pub(super) fn open(server: &IdentityServer, name: &str, user: usize, way: Way) -> Self {
+    pub(in crate::scenarios) fn open(server: &IdentityServer, name: &str, user: usize, way: Way) -> Self {
         let (address, secret) = (format!("{name}@faults.example"), format!("secret.{name}"));
         let sid = server.prove(&address, &secret);
         Self {
@@ -66,12 +66,12 @@ impl Case {
     }
 
     /// Whether the address is on the account once it is published.
-    pub(super) fn is_added(&self) -> bool {
+    pub(in crate::scenarios) fn is_added(&self) -> bool {
         self.way == Way::AddAndBind
     }
 
     /// The request that publishes it.
-    fn binding(&self) -> Request {
+    pub(in crate::scenarios) fn binding(&self) -> Request {
         let creds = json!({
             "sid": self.sid, "client_secret": self.secret, "id_server": NAME, "id_access_token": TOKEN,
         });
@@ -89,7 +89,8 @@ impl Case {
         }
     }
 
-    fn ending(&self, end: End) -> Request {
+    /// The request that ends that.
+    pub(in crate::scenarios) fn ending(&self, end: End) -> Request {
         let path = match end {
             End::Unbind => "/_matrix/client/v3/account/3pid/unbind",
             End::Delete => "/_matrix/client/v3/account/3pid/delete",
@@ -99,14 +100,14 @@ impl Case {
     }
 
     /// Asks once for the address to be published.
-    pub(super) async fn bind(&mut self, client: &mut Client) -> Answer {
+    pub(in crate::scenarios) async fn bind(&mut self, client: &mut Client) -> Answer {
         let answer = client.ask(&self.binding()).await;
         self.bound = step(&answer);
         answer
     }
 
     /// Asks once for it to be forgotten; the answer, and how long it took.
-    pub(super) async fn finish(&mut self, client: &mut Client, end: End) -> (Answer, Duration) {
+    pub(in crate::scenarios) async fn finish(&mut self, client: &mut Client, end: End) -> (Answer, Duration) {
         self.end = Some(end);
         let began = Instant::now();
         let answer = client.ask(&self.ending(end)).await;
@@ -118,7 +119,7 @@ impl Case {
     }
 
     /// Asks again until nothing is left open.
-    pub(super) async fn complete(&mut self, client: &mut Client) -> Outcome<()> {
+    pub(in crate::scenarios) async fn complete(&mut self, client: &mut Client) -> Outcome<()> {
         let all = async {
             while self.bound == Step::Open && self.end.is_none() {
                 self.bind(client).await;

@@ -1,7 +1,7 @@
 //! Identity servers that are down, slow or lie, and the program killed around each bind and unbind: deletions are
 //! answered in time and done here at once, what is owed happens later, and nothing is published without a record.
 
-mod cases;
+pub(super) mod cases;
 mod reconcile;
 
 use std::sync::Arc;
@@ -29,14 +29,14 @@ const AGES: Duration = Duration::from_secs(60);
 const SIGNING_KEY: &str = "ed25519 a_flt YJDBA9Xnr2sVqD9Vj7XVUnmFZcZrlw8MdG7JSM+2pJA\n";
 
 /// The program beside an identity server that it trusts.
-struct World {
-    server: IdentityServer,
-    site: Site,
+pub(super) struct World {
+    pub(super) server: IdentityServer,
+    pub(super) site: Site,
     _key: tempfile::TempPath,
 }
 
 impl World {
-    async fn start(options: &Options) -> Outcome<Self> {
+    pub(super) async fn start(options: &Options) -> Outcome<Self> {
         let server = IdentityServer::start().await?;
         // Only its owner may read it, as the program demands.
         let mut key = tempfile::NamedTempFile::new()?;
@@ -51,7 +51,7 @@ impl World {
         Ok(Self { server, site, _key: key })
     }
 
-    fn client(&self) -> Outcome<Client> {
+    pub(super) fn client(&self) -> Outcome<Client> {
         Client::new(self.site.target(), 0, Arc::default())
     }
 
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// Waits until nothing is owed, stops, and compares everything.
-    async fn settle(&mut self, cases: &[Case], mut client: Client, row: &mut Row) -> Outcome<()> {
+    pub(super) async fn settle(&mut self, cases: &[Case], mut client: Client, row: &mut Row) -> Outcome<()> {
         self.site.drained().await?;
         let status = self.site.terminate(0).await?;
         row.check(status == 0, || format!("the program ended with {status}"));
