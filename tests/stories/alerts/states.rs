@@ -136,13 +136,19 @@ async fn homeserver_slow() -> Outcome<State> {
     let builder = Server::builder().homeserver(&format!("http://{}", listener.local_addr()?));
     let mut state = state("the homeserver takes 2 s", builder, list).await?;
     let says = r#"{"user_id":"@alice:example.org"}"#;
-    state._tasks.spawn(answer_all(listener, Duration::from_secs(2), "200 OK", says));
+    state._tasks.spawn(answer_all(listener, Duration::from_secs(2), &["200 OK"], says));
     Ok(state)
 }
 
-/// Answers every request alike, after a while.
-async fn answer_all(listener: TcpListener, after: Duration, status: &'static str, body: &'static str) {
-    while let Ok((mut stream, _)) = listener.accept().await {
+/// Answers requests with these statuses in turn, after a while.
+async fn answer_all(
+    listener: TcpListener,
+    after: Duration,
+    statuses: &'static [&'static str],
+    body: &'static str,
+) {
+    let mut statuses = statuses.iter().cycle();
+    while let (Ok((mut stream, _)), Some(status)) = (listener.accept().await, statuses.next()) {
         tokio::spawn(async move {
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).await;
@@ -186,7 +192,7 @@ async fn identity_server_down() -> Outcome<State> {
     Ok(state)
 }
 
-/// It answers, and forgets nothing that it is asked to forget.
+/// It has no time at first and then refuses: what a deletion itself is refused is not owed any more.
 async fn identity_server_refuses() -> Outcome<State> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let (builder, folder) = trusting(&format!("http://{}", listener.local_addr()?))?;
@@ -198,7 +204,12 @@ async fn identity_server_refuses() -> Outcome<State> {
     };
     let mut state = state("the identity server refuses", builder, ask).await?;
     let says = r#"{"errcode":"M_FORBIDDEN","error":"no"}"#;
-    state._tasks.spawn(answer_all(listener, Duration::ZERO, "403 Forbidden", says));
+    state._tasks.spawn(answer_all(
+        listener,
+        Duration::ZERO,
+        &["503 Service Unavailable", "403 Forbidden"],
+        says,
+    ));
     state._kept.push(Box::new(folder));
     Ok(state)
 }
