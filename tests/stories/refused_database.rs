@@ -220,7 +220,10 @@ async fn whoever_only_looks_makes_no_file_no_schema_and_no_key() -> Story {
 async fn whoever_only_looks_leaves_an_empty_postgresql_database_empty() -> Story {
     let postgres = Postgres::start().await?;
     let name = postgres.create_database().await?;
-    let server = Server::builder().text("database.url", &postgres.url(&name)).prepare()?;
+    let server = Server::builder()
+        .text("database.url", &postgres.url(&name))
+        .text("server_key.value", KEY)
+        .prepare()?;
     nothing_is_found(&server, "is empty, so no threepid database").await?;
     let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'";
     assert_eq!(postgres.sql(&name, tables).await?, "0");
