@@ -418,6 +418,11 @@ impl Server {
     /// From now on this must not stand in the log. The requests below say so themselves of what they send.
     pub fn keep_secret(&self, secret: &str) {
         kept::secret("secret", secret);
+        self.watch_for(secret);
+    }
+
+    /// From now on this must not stand in this server's log, whatever stands in those of others.
+    pub fn watch_for(&self, secret: &str) {
         if secret.len() >= SHORTEST_SECRET {
             self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
         }

@@ -854,7 +854,7 @@ async fn neither_number_nor_code_is_in_the_log_even_if_the_gateway_is_asked_by_i
 async fn a_log_with_a_whole_number_or_a_code_in_it_would_fail_its_story() -> Story {
     // What the log says at its start stands for what it must not say.
     let number = Server::builder().start().await?;
-    number.keep_secret("public_base_url");
+    number.watch_for("public_base_url");
     let found = number.end().await.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(found.contains("\"public_base_url\" is in the log"), "{found}");
     let code = Server::builder().start().await?;

@@ -342,6 +342,35 @@ impl Stranger {
         self.contacts.add_reauthenticated(add).await
     }
 
+    /// What an account can do with an address that is not its own.
+    async fn meddle(&mut self, what: &str) {
+        let user_id = Fixture::user("@stranger:example.org");
+        let address = match self.medium {
+            Medium::Email => Fixture::address(EMAIL),
+            Medium::Msisdn => Address::Msisdn(Fixture::number(NUMBER)),
+        };
+        let listed = self.contacts.list(&user_id).await;
+        self.see(&format!("{what}, list"), &listed);
+        for id_server in [None, Some(Fixture::server("id.example"))] {
+            let delete =
+                Delete { user_id: user_id.clone(), address: address.clone(), id_server: id_server.clone() };
+            let deleted = self.contacts.delete(delete).await;
+            self.see(&format!("{what}, delete"), &deleted);
+            let unbind = Unbind { user_id: user_id.clone(), address: address.clone(), id_server };
+            let unbound = self.contacts.unbind(unbind).await;
+            self.see(&format!("{what}, unbind"), &unbound);
+        }
+        let bind = Bind {
+            user_id,
+            id_server: Fixture::server("id.example"),
+            id_access_token: IdAccessToken::new("token"),
+            sid: Sid::new("elsewhere"),
+            client_secret: Fixture::secret("secret"),
+        };
+        let bound = self.contacts.bind(bind).await;
+        self.see(&format!("{what}, bind"), &bound);
+    }
+
     /// Everything that can be done without what is sent to the address.
     async fn tries_everything(mut self) -> Self {
         let json = |secret: &str| Door::Client(Fixture::secret(secret));
@@ -352,6 +381,8 @@ impl Stranger {
         self.request("another secret", "other", 1).await;
         self.add("an add before the proof", &sid, "secret").await;
         self.add("an add under another secret", &sid, "other").await;
+        self.meddle("what is not one's own").await;
+        self.request("the same after that", "secret", 2).await;
         self.submit("a wrong token, as JSON", &sid, "wrong", json("secret")).await;
         self.submit("a wrong secret", &sid, "wrong", json("wrong")).await;
         self.submit("a wrong code, as JSON", &sid, "000000", json("secret")).await;
