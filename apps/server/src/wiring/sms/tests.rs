@@ -218,7 +218,7 @@ async fn answers_mean_what_the_page_says() -> Outcome {
         (
             "Sinch",
             201,
-            r#"{"id": "01FC66621XXXXX119Z8PMV1QPQ", "to": ["447700900813"], "canceled": false}"#.to_owned(),
+            r#"{"id": "01FC66621ABCDE119Z8PMV1QPQ", "to": ["447700900813"], "canceled": false}"#.to_owned(),
             "sent",
         ),
         ("Sinch", 400, r#"{"code": "syntax_invalid_parameter_format"}"#.to_owned(), "never"),
