@@ -9,6 +9,12 @@ mod wiring;
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// The C library's own lets the threads wait for each other: a request allocates here what another thread frees.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     cli::run()
 }

@@ -1,21 +1,21 @@
 //! What stands around every route: request ids and logs outermost, then CORS, the catcher of panics, and the time limit,
 //! so that whatever answers, the answer has its id, its headers and its line of log.
 
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONNECTION,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
-use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 use super::Api;
@@ -34,14 +34,9 @@ pub(crate) fn request_id() -> Option<String> {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Puts everything around `router`.
+/// Puts everything around `router`, as one layer: each would cost every request a copy of what is below it.
 pub(crate) fn around(router: Router, api: &Api) -> Router {
-    router
-        .layer(from_fn_with_state(api.clone(), time_limit))
-        .layer(CatchPanicLayer::custom(catcher(api)))
-        .layer(map_response(close_after_an_unread_body))
-        .layer(from_fn(cors))
-        .layer(from_fn_with_state(api.clone(), trace))
+    router.layer(from_fn_with_state(api.clone(), trace))
 }
 
 /// Answers for endpoints that do not exist.
@@ -54,53 +49,56 @@ pub(crate) async fn method_not_allowed() -> ApiError {
     ApiError::MethodNotAllowed
 }
 
-async fn time_limit(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let answer = tokio::time::timeout(api.settings.request_timeout, next.run(request)).await;
-    answer.unwrap_or_else(|_elapsed| ApiError::TimedOut.into_response())
+/// What answers, whatever happens.
+async fn answer(api: &Api, request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        return preflight();
+    }
+    let answer = AssertUnwindSafe(tokio::time::timeout(api.settings.request_timeout, next.run(request)));
+    match answer.catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_elapsed)) => ApiError::TimedOut.into_response(),
+        // What a panic says of itself may hold a secret, and is told to nobody.
+        Err(_panic) => {
+            if let Some(metrics) = &api.metrics {
+                metrics.panicked();
+            }
+            tracing::error!("a handler panicked");
+            ApiError::Panicked.into_response()
+        }
+    }
 }
 
-/// Says and counts each panic. What it says of itself may hold a secret, and is told to nobody.
-fn catcher(api: &Api) -> impl FnMut(Box<dyn Any + Send + 'static>) -> Response + Clone + use<> {
-    let api = api.clone();
-    move |_panic| {
-        if let Some(metrics) = &api.metrics {
-            metrics.panicked();
-        }
-        tracing::error!("a handler panicked");
-        ApiError::Panicked.into_response()
-    }
+/// The answer to every preflight.
+fn preflight() -> Response {
+    let mut preflight = Response::new(Body::empty());
+    *preflight.status_mut() = StatusCode::NO_CONTENT;
+    preflight.headers_mut().insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    preflight
 }
 
 /// Ends the connection where the rest of a body was not read: whoever sent it, or shares the connection through a
 /// proxy, is told not to send another request after it.
-async fn close_after_an_unread_body(mut response: Response) -> Response {
+fn close_after_an_unread_body(response: &mut Response) {
     if matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
-/// The headers that the specification recommends [on all requests], and an answer to every preflight.
+/// The headers that the specification recommends [on all requests].
 ///
 /// [on all requests]: https://spec.matrix.org/v1.18/client-server-api/#web-browser-clients
-async fn cors(request: Request, next: Next) -> Response {
-    let mut response = if request.method() == Method::OPTIONS {
-        let mut preflight = Response::new(Body::empty());
-        *preflight.status_mut() = StatusCode::NO_CONTENT;
-        preflight.headers_mut().insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-        preflight
-    } else {
-        next.run(request).await
-    };
+fn permit_browsers(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.reserve(8);
     for (name, value) in [
         (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
         (ACCESS_CONTROL_ALLOW_HEADERS, "X-Requested-With, Content-Type, Authorization"),
         (ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After, X-Request-Id"),
     ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
-    response
 }
 
 /// A span and a line of log per request, under an id that the answer carries.
@@ -115,8 +113,10 @@ async fn trace(State(api): State<Api>, request: Request, next: Next) -> Response
     let requests = api.metrics.as_ref().map(Metrics::requests);
     let _in_flight = requests.map(Requests::begun);
     let (begun, method) = (Instant::now(), request.method().clone());
-    let answer = ID_OF_REQUEST.scope(id.clone(), next.run(request));
+    let answer = ID_OF_REQUEST.scope(id.clone(), answer(&api, request, next));
     let mut response = answer.instrument(span.clone()).await;
+    close_after_an_unread_body(&mut response);
+    permit_browsers(&mut response);
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     if let Some(requests) = requests {
         requests.answered(&method, route, status, took);

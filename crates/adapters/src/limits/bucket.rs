@@ -62,11 +62,16 @@ impl Bucket {
 }
 
 impl Act {
+    /// Whether both are judged by the same rate.
+    pub(crate) fn has_same_rate(self, other: Self) -> bool {
+        self.interval == other.interval && self.empty_until - self.now == other.empty_until - other.now
+    }
+
     /// When the bucket will be full again, if the act is allowed in one that would have been full at `full_at`.
     ///
     /// # Errors
     /// How long to wait.
-    pub(super) fn take(self, full_at: Option<i64>) -> Result<i64, Duration> {
+    pub(crate) fn take(self, full_at: Option<i64>) -> Result<i64, Duration> {
         let full_at = full_at.unwrap_or(self.now);
         if full_at > self.nonsense_after {
             return Ok(self.empty_until);

@@ -73,14 +73,14 @@ pub(super) async fn look_through(
         .order_by_asc(threepid::Column::AddedAt)
         .all(reader)
         .await?;
-    let threepids = threepids.into_iter().map(threepid::Model::parse).collect::<Result<Vec<_>, _>>()?;
+    let threepids = threepids.iter().map(threepid::Model::parse).collect::<Result<Vec<_>, _>>()?;
     let owned: Vec<Address> = threepids.iter().map(|threepid| threepid.address.clone()).collect();
     let sessions = {
         use validation_session::Column::{Address, ConsumedBy, CreatedAt, Medium};
         let theirs = Condition::any().add(of_owned(user, Medium, Address)).add(ConsumedBy.eq(id));
         let find = validation_session::Entity::find().filter(theirs).order_by_asc(CreatedAt);
         let rows = find.all(reader).await?;
-        rows.into_iter().map(validation_session::Model::parse).collect::<Result<Vec<_>, _>>()?
+        rows.iter().map(validation_session::Model::parse).collect::<Result<Vec<_>, _>>()?
     };
     let spent_proofs = spent_proof::Entity::find()
         .filter(spent_proof::Column::UserId.eq(id))

@@ -2,6 +2,7 @@
 //!
 //! An access token is made by the caller and kept as its keyed hash alone; a password is kept as its Argon2 hash.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,7 +16,9 @@ use threepid_domain::ports::{AccessTokens, Clock, Credentials, Freshness, Unavai
 use super::connection::Database;
 use super::entities::{account, account_token, ms};
 use super::error::{StorageError, unavailable};
+use super::gathered::Batch;
 use super::passwords::Passwords;
+use super::write::OnEach;
 
 const PORT: &str = "local accounts";
 
@@ -185,18 +188,43 @@ impl LocalAccounts {
     }
 
     async fn find(&self, token: &AccessToken) -> Result<Option<Caller>, StorageError> {
-        let reader = self.database.reader();
-        let hash = (self.hash)(token).to_hex();
-        let Some(token) = account_token::Entity::find_by_id(hash).one(reader).await? else { return Ok(None) };
-        let Some(account) = account::Entity::find_by_id(token.user_id).one(reader).await? else {
+        let database = self.database.clone();
+        let run = move |batch: Batch<_, _>| {
+            let database = database.clone();
+            async move { find_all(&database, &batch.keys()).await }
+        };
+        self.database.gathered().tokens.ask((self.hash)(token), run).await?
+    }
+}
+
+/// Parameter: hashes of access tokens.
+const CALLERS: OnEach = OnEach {
+    sqlite: "SELECT json_group_array(json_array(t.token_hash, t.device_id, a.user_id, \
+             iif(a.is_guest, json('true'), json('false')))) FROM json_each($1) AS asked \
+             CROSS JOIN account_token AS t ON t.token_hash = asked.value \
+             CROSS JOIN account AS a ON a.user_id = t.user_id",
+    postgres: "SELECT CAST(json_agg(json_build_array(t.token_hash, t.device_id, a.user_id, a.is_guest)) AS text) \
+               FROM json_array_elements_text(CAST($1 AS json)) AS asked \
+               JOIN account_token AS t ON t.token_hash = asked.value \
+               JOIN account AS a ON a.user_id = t.user_id",
+};
+
+/// Whose the tokens with these hashes are.
+async fn find_all(
+    database: &Database,
+    hashes: &[KeyedHash],
+) -> Result<Vec<Result<Option<Caller>, StorageError>>, StorageError> {
+    let hashes: Vec<String> = hashes.iter().map(KeyedHash::to_hex).collect();
+    let asked: BTreeSet<&str> = hashes.iter().map(String::as_str).collect();
+    let rows: Vec<(String, Option<String>, String, bool)> = database.look_up(CALLERS, &asked).await?;
+    let found = |hash: &String| {
+        let Some((_, device_id, user_id, is_guest)) = rows.iter().find(|row| row.0 == *hash) else {
             return Ok(None);
         };
-        Ok(Some(Caller {
-            user_id: parse(&account.user_id)?,
-            device_id: token.device_id.map(DeviceId),
-            is_guest: account.is_guest,
-        }))
-    }
+        let device_id = device_id.clone().map(DeviceId);
+        Ok(Some(Caller { user_id: parse(user_id)?, device_id, is_guest: *is_guest }))
+    };
+    Ok(hashes.iter().map(found).collect())
 }
 
 #[async_trait]

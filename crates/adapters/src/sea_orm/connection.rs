@@ -9,11 +9,14 @@ use sea_orm::sea_query::{Order, Query};
 use sea_orm::sqlx;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IntoDatabaseExecutor};
 use sea_orm_migration::{MigratorTrait, SchemaManager};
+use threepid_domain::model::{Address, Caller, KeyedHash, Threepid, UnitOfWork, UserId, ValidationSession};
 use tokio::sync::Notify;
 
 use super::engine::{Engine, Opened};
-use super::error::{ConnectError, StorageError};
+use super::error::{ApplyError, ConnectError, StorageError};
+use super::gathered::Gathered;
 use super::migrations::{Migrator, SCHEMA_TABLE, TABLES};
+use super::outbox::Settled;
 use super::write::{self, Together};
 
 /// The engines of this build, for messages.
@@ -24,6 +27,9 @@ pub(super) const ENGINES: &str = if cfg!(all(feature = "sqlite", feature = "post
 } else {
     "postgres://user@host/database"
 };
+
+/// So many batches of one kind are under way at once.
+const LANES: usize = 2;
 
 /// Where the database is and how it is used.
 #[derive(Clone)]
@@ -122,9 +128,46 @@ struct Inner {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
     together: Option<Together>,
+    gathered: Gatherings,
     engine: Box<dyn Engine>,
     /// Keeps one permit from a commit that enqueues to the next call of `woken`.
     enqueued: Arc<Notify>,
+}
+
+/// Questions that are asked together, by kind.
+pub(super) struct Gatherings {
+    /// The threepids of an account.
+    pub(super) lists: Arc<Gathered<UserId, Result<Vec<Threepid>, StorageError>>>,
+    /// Who owns an address.
+    pub(super) owners: Arc<Gathered<Address, Result<Option<UserId>, StorageError>>>,
+    /// The current session under a key.
+    pub(super) sessions: Arc<Gathered<KeyedHash, Result<Option<ValidationSession>, StorageError>>>,
+    /// Whose an access token is, by its hash.
+    pub(super) tokens: Arc<Gathered<KeyedHash, Result<Option<Caller>, StorageError>>>,
+    /// Units that only add.
+    pub(super) units: Arc<Gathered<Arc<UnitOfWork>, Result<(), ApplyError>>>,
+    /// What became of messages.
+    pub(super) settlements: Arc<Gathered<Settled, bool>>,
+    /// Acts under limits.
+    #[cfg(feature = "limits")]
+    pub(super) acts: Arc<Gathered<super::limits::Taken, crate::limits::Counted>>,
+}
+
+impl Gatherings {
+    fn new(writes_together: bool, patience: Duration) -> Self {
+        // Where one connection writes, what is written waits for it in its own queue, and gathers until it is begun.
+        let writing = if writes_together { usize::MAX } else { LANES };
+        Self {
+            lists: Gathered::new(LANES, patience),
+            owners: Gathered::new(LANES, patience),
+            sessions: Gathered::new(LANES, patience),
+            tokens: Gathered::new(LANES, patience),
+            units: Gathered::new(writing, patience),
+            settlements: Gathered::new(writing, patience),
+            #[cfg(feature = "limits")]
+            acts: Gathered::new(writing, patience),
+        }
+    }
 }
 
 impl fmt::Debug for Database {
@@ -156,7 +199,8 @@ impl Database {
         let Opened { writer, readers, engine } = open(settings, &enqueued).await?;
         let together =
             engine.has_one_writer().then(|| Together::start(writer.clone(), settings.acquire_timeout));
-        let database = Self(Arc::new(Inner { writer, readers, together, engine, enqueued }));
+        let gathered = Gatherings::new(together.is_some(), settings.acquire_timeout);
+        let database = Self(Arc::new(Inner { writer, readers, together, gathered, engine, enqueued }));
         if let Err(error) = database.mark().await {
             database.close().await;
             return Err(error);
@@ -354,6 +398,11 @@ impl Database {
     /// What commits many changes at once, where one connection writes.
     pub(super) fn together(&self) -> Option<&Together> {
         self.0.together.as_ref()
+    }
+
+    /// What is asked together.
+    pub(super) fn gathered(&self) -> &Gatherings {
+        &self.0.gathered
     }
 
     /// Reads what every start reads.

@@ -17,6 +17,9 @@ pub(super) enum StorageError {
     /// The connection was lost. What had not been told to commit is not done, and may be tried on another one.
     #[error("{0}")]
     Cut(String),
+    /// It was not begun, or nothing is known of what became of it: it may not be tried again.
+    #[error("{0}")]
+    Undecided(String),
     /// A row holds what this program would not have written.
     #[error("corrupt row in table {table}: {what}")]
     Corrupt {
@@ -40,6 +43,11 @@ impl StorageError {
             ApplyError::Storage(error) => error,
             ApplyError::Conflict(conflict) => Self::Database(conflict.to_string()),
         }
+    }
+
+    /// The same, for another one of those who met it together.
+    pub(super) fn for_another(&self) -> Self {
+        Self::Undecided(self.to_string())
     }
 
     pub(super) const fn corrupt(table: &'static str, what: &'static str) -> Self {

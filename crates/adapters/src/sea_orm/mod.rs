@@ -14,15 +14,18 @@
 
 mod account_records;
 mod accounts;
+mod additions;
 mod audit;
 mod connection;
 mod engine;
 mod entities;
 mod erasures;
 mod error;
+mod gathered;
 mod housekeeping;
 #[cfg(feature = "limits")]
 mod limits;
+mod look_ups;
 mod migrations;
 mod outbox;
 mod outbox_records;

@@ -1,21 +1,24 @@
 //! The port `Outbox`: leases on the rows that units of work have put there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{
-    CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Order, Query, Value,
-};
+use sea_orm::sea_query::{CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Order, Query};
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, FromQueryResult, Iterable, QueryFilter, QuerySelect, QueryTrait,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Iterable,
+    QueryFilter, QueryResult, QuerySelect, QueryTrait, Statement, Value,
 };
+use serde::Serialize;
 use threepid_domain::model::{Backlog, Claimed, LeaseId, MessageId, Settlement, Timestamp};
 use threepid_domain::ports::{Outbox, Unavailable};
 
+use super::connection::Database;
 use super::entities::{from_column, ms, outbox, timestamp};
 use super::error::{StorageError, unavailable};
+use super::gathered::Batch;
 use super::store::SeaOrmStore;
+use super::write::OnEach;
 
 const PORT: &str = "outbox";
 
@@ -163,36 +166,17 @@ impl SeaOrmStore {
         now: Timestamp,
         settlement: Settlement,
     ) -> Result<bool, StorageError> {
-        use outbox::Column::{DueAt, Id, LastError, LeaseId, LeasedUntil, SettledAt, State};
-
-        let settled = |state: &str| vec![(State, Value::from(state)), (SettledAt, ms(now).into())];
-        let columns = match settlement {
-            Settlement::Forget => return self.remove(id, lease_id).await,
-            Settlement::Sent => settled(outbox::SENT),
-            Settlement::Expired => settled(outbox::EXPIRED),
-            Settlement::Dead { reason } => {
-                let mut columns = settled(outbox::DEAD);
-                columns.push((LastError, storable(&reason).into()));
-                columns
-            }
-            Settlement::Retry { at, reason } => {
-                vec![(DueAt, ms(at).into()), (LastError, storable(&reason).into())]
-            }
-        };
-        let mut update = outbox::Entity::update_many()
-            .col_expr(LeaseId, Expr::val(None::<String>))
-            .col_expr(LeasedUntil, Expr::val(None::<i64>))
-            .filter(Id.eq(id.as_str()))
-            .filter(LeaseId.eq(lease_id.as_str()))
-            .filter(State.eq(outbox::QUEUED));
-        for (column, value) in columns {
-            update = update.col_expr(column, Expr::val(value));
+        if settlement == Settlement::Forget {
+            return self.remove(id, lease_id).await;
         }
-        Ok(self.database().execute(&update.into_query()).await? > 0)
+        let (database, settled) = (self.database().clone(), Settled::new(id, lease_id, now, settlement));
+        let run = move |batch| {
+            let database = database.clone();
+            async move { record_all(&database, batch).await }
+        };
+        self.database().gathered().settlements.ask(settled, run).await
     }
-}
 
-impl SeaOrmStore {
     /// Removes a message where the lease is still its own.
     async fn remove(&self, id: &MessageId, lease_id: &LeaseId) -> Result<bool, StorageError> {
         use outbox::Column::{Id, LeaseId, State};
@@ -203,6 +187,110 @@ impl SeaOrmStore {
             .filter(State.eq(outbox::QUEUED));
         Ok(self.database().execute(&delete.into_query()).await? > 0)
     }
+}
+
+/// What becomes of a message that stays in the table.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Settled {
+    id: String,
+    lease_id: String,
+    state: &'static str,
+    settled_at: Option<i64>,
+    /// What it was, where there is none.
+    due_at: Option<i64>,
+    /// What it was, where there is none.
+    last_error: Option<String>,
+}
+
+impl Settled {
+    fn new(id: &MessageId, lease_id: &LeaseId, now: Timestamp, settlement: Settlement) -> Self {
+        let (id, lease_id) = (id.as_str().to_owned(), lease_id.as_str().to_owned());
+        let over =
+            |state| Self { id, lease_id, state, settled_at: Some(ms(now)), due_at: None, last_error: None };
+        match settlement {
+            Settlement::Forget | Settlement::Sent => over(outbox::SENT),
+            Settlement::Expired => over(outbox::EXPIRED),
+            Settlement::Dead { reason } => Self { last_error: Some(storable(&reason)), ..over(outbox::DEAD) },
+            Settlement::Retry { at, reason } => Self {
+                settled_at: None,
+                due_at: Some(ms(at)),
+                last_error: Some(storable(&reason)),
+                ..over(outbox::QUEUED)
+            },
+        }
+    }
+}
+
+/// Parameters: a list in JSON of settlements; the state of a message that is owed.
+///
+/// The state is written so that no index of it is used: the messages are to be found by their ids, not among all that are
+/// owed.
+const SETTLE: OnEach = OnEach {
+    sqlite: "UPDATE outbox SET state = settled.value ->> 'state', settled_at = settled.value ->> 'settled_at', \
+             lease_id = NULL, leased_until = NULL, \
+             due_at = coalesce(settled.value ->> 'due_at', outbox.due_at), \
+             last_error = coalesce(settled.value ->> 'last_error', outbox.last_error) \
+             FROM json_each($1) AS settled WHERE outbox.id = settled.value ->> 'id' \
+             AND outbox.lease_id = settled.value ->> 'lease_id' AND outbox.state || '' = $2",
+    postgres: "UPDATE outbox SET state = settled.state, settled_at = settled.settled_at, \
+               lease_id = NULL, leased_until = NULL, due_at = coalesce(settled.due_at, outbox.due_at), \
+               last_error = coalesce(settled.last_error, outbox.last_error) \
+               FROM json_to_recordset(CAST($1 AS json)) AS settled (id text, lease_id text, state text, \
+               settled_at bigint, due_at bigint, last_error text) WHERE outbox.id = settled.id \
+               AND outbox.lease_id = settled.lease_id AND outbox.state || '' = $2 RETURNING outbox.id",
+};
+
+/// Parameters: the same. It gives the ids of those whose lease is not the message's any more. SQLite's driver wakes the
+/// caller for each row, and these are few.
+const LOST_ON_SQLITE: &str = "SELECT settled.value ->> 'id' FROM json_each($1) AS settled WHERE NOT EXISTS \
+     (SELECT 1 FROM outbox WHERE outbox.id = settled.value ->> 'id' \
+     AND outbox.lease_id = settled.value ->> 'lease_id' AND outbox.state || '' = $2)";
+
+/// Records settlements; for each, whether the lease was still the message's.
+async fn record_all(database: &Database, batch: Batch<Settled, bool>) -> Result<Vec<bool>, StorageError> {
+    let backend = database.writer().get_database_backend();
+    if backend != DbBackend::Sqlite {
+        let mut outcomes = Vec::new();
+        for settled in apart(&batch.keys()) {
+            let parameters = vec![serde_json::to_string(settled)?.into(), outbox::QUEUED.into()];
+            let recorded = ids(&database.run(SETTLE, parameters).await?)?;
+            outcomes.extend(settled.iter().map(|settled| recorded.contains(&settled.id)));
+        }
+        return Ok(outcomes);
+    }
+    let recorded = database.write(move |transaction| {
+        let settled = batch.keys();
+        Box::pin(async move {
+            let mut outcomes = Vec::new();
+            for settled in apart(&settled) {
+                let list = serde_json::to_string(settled).map_err(StorageError::from)?;
+                let parameters = [Value::from(list), outbox::QUEUED.into()];
+                let statement = |sql| Statement::from_sql_and_values(backend, sql, parameters.clone());
+                let lost = ids(&transaction.query_all_raw(statement(LOST_ON_SQLITE)).await?)?;
+                transaction.execute_raw(statement(SETTLE.on(backend))).await?;
+                outcomes.extend(settled.iter().map(|settled| !lost.contains(&settled.id)));
+            }
+            Ok(outcomes)
+        })
+    });
+    recorded.await.map_err(StorageError::from_statement)
+}
+
+/// The settlements in parts of which none holds two of one message: a row says which message it is of, and not which lease.
+fn apart(settled: &[Settled]) -> Vec<&[Settled]> {
+    let (mut parts, mut rest) = (Vec::new(), settled);
+    while !rest.is_empty() {
+        let mut ids = HashSet::new();
+        let count = rest.iter().take_while(|settled| ids.insert(settled.id.as_str())).count();
+        let (part, others) = rest.split_at(count);
+        parts.push(part);
+        rest = others;
+    }
+    parts
+}
+
+fn ids(rows: &[QueryResult]) -> Result<HashSet<String>, DbErr> {
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
 /// PostgreSQL's text holds no NUL, and what other servers say may.

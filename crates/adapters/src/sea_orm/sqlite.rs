@@ -48,9 +48,15 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
         Found::Ours | Found::Empty => {}
     }
 
-    let options =
-        options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).foreign_keys(true);
-    let writer = pool(settings, 1, options.clone()).await.map_err(|error| explain(&path, &error))?;
+    let options = options
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        // What a statement would need to be undone is kept in memory, not in a file of its own.
+        .pragma("temp_store", "MEMORY");
+    // In KiB. Keys are random, so a change meets pages everywhere.
+    let writing = options.clone().pragma("cache_size", "-8192");
+    let writer = pool(settings, 1, writing).await.map_err(|error| explain(&path, &error))?;
     let reading = options.pragma("query_only", "ON");
     let readers =
         pool(settings, settings.readers.max(1), reading).await.map_err(|error| explain(&path, &error))?;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, SqlErr};
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, SqlErr};
 use threepid_domain::model::{
     Address, AuditEntry, AuditQuery, Binding, BindingKey, Challenge, Change, IdentityServerName, KeyedHash,
     MessageId, OutboxMessage, RemoteSession, Sid, SpentProof, Threepid, Timestamp, UnitOfWork, UserId,
@@ -13,13 +14,13 @@ use threepid_domain::model::{
 use threepid_domain::ports::{CommitError, Conflict, Store, Unavailable};
 use tracing::Instrument;
 
-use super::audit;
 use super::connection::Database;
 use super::entities::{
-    binding, challenge, ms, outbox, remote_session, spent_proof, threepid, to_column, user_id,
-    validation_session,
+    binding, challenge, ms, outbox, remote_session, spent_proof, threepid, to_column, validation_session,
 };
 use super::error::{ApplyError, StorageError, unavailable};
+use super::gathered::Batch;
+use super::{additions, audit};
 
 const PORT: &str = "store";
 
@@ -40,8 +41,7 @@ impl SeaOrmStore {
     }
 
     /// Runs a unit as one transaction, and wakes the relay where it owes a message.
-    async fn transact(&self, unit: UnitOfWork) -> Result<(), ApplyError> {
-        let unit = Arc::new(unit);
+    async fn transact(&self, unit: Arc<UnitOfWork>) -> Result<(), ApplyError> {
         let changes = Arc::clone(&unit);
         let committed = self.database.write(move |transaction| {
             let changes = Arc::clone(&changes);
@@ -54,54 +54,62 @@ impl SeaOrmStore {
         Ok(())
     }
 
-    async fn find_session(
+    /// Runs units that only add in one transaction; each on its own where that meets a conflict, or a change that cannot
+    /// be.
+    async fn transact_all(
         &self,
-        column: validation_session::Column,
-        value: &str,
-    ) -> Result<Option<ValidationSession>, Unavailable> {
-        if !can_be_stored(value) {
-            return Ok(None);
+        batch: Batch<Arc<UnitOfWork>, Result<(), ApplyError>>,
+    ) -> Result<Vec<Result<(), ApplyError>>, StorageError> {
+        let all = batch.clone();
+        let committed = self.database.write(move |transaction| {
+            let units = all.keys();
+            Box::pin(async move {
+                match &*units {
+                    [unit] => apply(transaction, unit).await,
+                    units => additions::add_all(transaction, units).await,
+                }
+            })
+        });
+        let committed = committed.await;
+        let units = batch.keys();
+        match committed {
+            Ok(()) => {
+                if units.iter().any(|unit| unit.enqueues()) {
+                    self.database.ring();
+                }
+                Ok(units.iter().map(|_| Ok(())).collect())
+            }
+            Err(ApplyError::Storage(error @ StorageError::Undecided(_))) => Err(error),
+            Err(undone) if units.len() == 1 => Ok(vec![Err(undone)]),
+            Err(_undone) => Ok(join_all(units.iter().map(|unit| self.transact(Arc::clone(unit)))).await),
         }
-        let query = validation_session::Entity::find().filter(column.eq(value));
-        let find = async {
-            query.one(self.database.reader()).await?.map(validation_session::Model::parse).transpose()
-        };
-        find.await.map_err(unavailable(PORT))
     }
 }
 
 #[async_trait]
 impl Store for SeaOrmStore {
     async fn session(&self, sid: &Sid) -> Result<Option<ValidationSession>, Unavailable> {
-        self.find_session(validation_session::Column::Sid, sid.as_str()).await
+        if !can_be_stored(sid.as_str()) {
+            return Ok(None);
+        }
+        let query = validation_session::Entity::find_by_id(sid.as_str());
+        let find = async {
+            let row = query.one(self.database.reader()).await?;
+            row.as_ref().map(validation_session::Model::parse).transpose()
+        };
+        find.await.map_err(unavailable(PORT))
     }
 
     async fn current_session(&self, key: KeyedHash) -> Result<Option<ValidationSession>, Unavailable> {
-        self.find_session(validation_session::Column::CurrentKey, &key.to_hex()).await
+        self.database.current_session(key).await.map_err(unavailable(PORT))
     }
 
     async fn owner(&self, address: &Address) -> Result<Option<UserId>, Unavailable> {
-        let key = (address.medium().as_str().to_owned(), address.as_str().to_owned());
-        let find = async {
-            // No more of the row than is asked for: to read one should take hardly longer than to find none.
-            let find = threepid::Entity::find_by_id(key).select_only().column(threepid::Column::UserId);
-            let owner = find.into_tuple::<String>().one(self.database.reader()).await?;
-            owner.map(|owner| user_id("threepid", &owner)).transpose()
-        };
-        find.await.map_err(unavailable(PORT))
+        self.database.owner(address.clone()).await.map_err(unavailable(PORT))
     }
 
     async fn threepids(&self, user: &UserId) -> Result<Vec<Threepid>, Unavailable> {
-        let query = threepid::Entity::find().filter(threepid::Column::UserId.eq(user.as_str()));
-        let find = async {
-            let rows = query.all(self.database.reader()).await?;
-            let mut threepids =
-                rows.into_iter().map(threepid::Model::parse).collect::<Result<Vec<_>, _>>()?;
-            // Engines order text by rules of their own; bytes are the same everywhere.
-            threepids.sort_by(|a, b| (a.added_at, a.address.as_str()).cmp(&(b.added_at, b.address.as_str())));
-            Ok(threepids)
-        };
-        find.await.map_err(unavailable(PORT))
+        self.database.threepids(user.clone()).await.map_err(unavailable(PORT))
     }
 
     async fn remote_sessions(&self, sid: &Sid) -> Result<Vec<RemoteSession>, Unavailable> {
@@ -164,10 +172,20 @@ impl Store for SeaOrmStore {
     }
 
     async fn commit(&self, unit: UnitOfWork) -> Result<(), CommitError> {
-        let store = self.clone();
+        let (store, unit) = (self.clone(), Arc::new(unit));
         // In a task of its own: a caller that goes away does not take the transaction with it.
-        let task = tokio::spawn(async move { store.transact(unit).await }.in_current_span());
-        match task.await.map_err(StorageError::from) {
+        let committed = if additions::only_adds(&unit) {
+            let units = &self.database.gathered().units;
+            let run = move |batch| {
+                let store = store.clone();
+                async move { store.transact_all(batch).await }
+            };
+            units.ask(unit, run).await
+        } else {
+            let task = tokio::spawn(async move { store.transact(unit).await }.in_current_span());
+            task.await.map_err(StorageError::from)
+        };
+        match committed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ApplyError::Conflict(conflict))) => Err(CommitError::Conflict(conflict)),
             Ok(Err(ApplyError::Storage(error))) | Err(error) => Err(unavailable(PORT)(error).into()),

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult,
-    SqliteTransactionMode, StatementBuilder, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult,
+    SqliteTransactionMode, Statement, StatementBuilder, TransactionOptions, TransactionTrait, Value,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -21,13 +21,29 @@ use super::connection::Database;
 use super::error::{ApplyError, StorageError};
 
 /// So often a change is tried that collides with others, or meets connections that were cut.
-const TRIES: usize = 10;
+pub(super) const TRIES: usize = 10;
+
+/// The longest pause after the first try; after each further one it may be twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// So many changes share a transaction at most: the first of them waits for the last.
 const MOST_AT_ONCE: usize = 128;
 
 /// So many changes wait at most; who comes then waits outside.
 const QUEUE: usize = 1024;
+
+/// A statement as each engine reads it.
+#[derive(Clone, Copy)]
+pub(super) struct OnEach {
+    pub(super) sqlite: &'static str,
+    pub(super) postgres: &'static str,
+}
+
+impl OnEach {
+    pub(super) fn on(self, backend: DbBackend) -> &'static str {
+        if backend == DbBackend::Sqlite { self.sqlite } else { self.postgres }
+    }
+}
 
 /// The statements of a change.
 pub(super) type Steps<'t, T> = Pin<Box<dyn Future<Output = Result<T, ApplyError>> + Send + 't>>;
@@ -77,6 +93,34 @@ impl Database {
         rows.await.map_err(StorageError::from_statement)
     }
 
+    /// Runs a single statement that changes something and is written for each engine; the rows that it gives.
+    pub(super) async fn run(
+        &self,
+        statement: OnEach,
+        parameters: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, StorageError> {
+        let backend = self.writer().get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, statement.on(backend), parameters);
+        if self.together().is_some() {
+            let written = self.write(move |transaction| {
+                let statement = statement.clone();
+                Box::pin(async move { Ok(transaction.query_all_raw(statement).await?) })
+            });
+            return written.await.map_err(StorageError::from_statement);
+        }
+        // As a transaction of its own.
+        let mut tries = 1;
+        loop {
+            match self.writer().query_all_raw(statement.clone()).await.map_err(StorageError::from) {
+                Err(StorageError::Collision(_)) if tries < TRIES => {
+                    step_aside(tries).await;
+                    tries += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     async fn write_alone<T>(&self, work: impl Work<T>) -> Result<T, ApplyError> {
         let mut tries = 1;
         loop {
@@ -85,20 +129,33 @@ impl Database {
                 Err(Failed::Undone(ApplyError::Storage(
                     StorageError::Collision(_) | StorageError::Cut(_),
                 )))
+                | Err(Failed::Unbegun(StorageError::Cut(_)))
                 | Err(Failed::Unknown(StorageError::Collision(_)))
                     if tries < TRIES =>
                 {
+                    step_aside(tries).await;
                     tries += 1;
                 }
                 Err(Failed::Undone(error)) => return Err(error),
-                Err(Failed::Unknown(error)) => return Err(error.into()),
+                Err(Failed::Unbegun(error) | Failed::Unknown(error)) => {
+                    return Err(error.for_another().into());
+                }
             }
         }
     }
 }
 
+/// Waits after so many tries, for a time drawn by lot: of changes that are in each other's way, the ones that come back at
+/// once meet again.
+pub(super) async fn step_aside(tries: usize) {
+    let doublings = u32::try_from(tries.clamp(1, TRIES) - 1).unwrap_or(0);
+    tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(doublings)).mul_f64(fastrand::f64())).await;
+}
+
 /// How far a transaction came that failed.
 enum Failed {
+    /// There is none.
+    Unbegun(StorageError),
     /// The engine was not told to commit: nothing is done.
     Undone(ApplyError),
     /// It was, and its answer is not known; but after a collision nothing is done.
@@ -117,7 +174,7 @@ pub(super) async fn begin(connection: &DatabaseConnection) -> Result<DatabaseTra
 
 /// Runs `work` in a transaction of its own, once.
 async fn attempt<T>(connection: &DatabaseConnection, work: &impl Work<T>) -> Result<T, Failed> {
-    let transaction = begin(connection).await.map_err(|error| Failed::Undone(error.into()))?;
+    let transaction = begin(connection).await.map_err(|error| Failed::Unbegun(error.into()))?;
     match work(&transaction).await {
         Ok(done) => match transaction.commit().await {
             Ok(()) => Ok(done),
@@ -174,10 +231,10 @@ impl Together {
         queued.map_err(|error| match error {
             mpsc::error::SendTimeoutError::Timeout(_) => too_late(),
             mpsc::error::SendTimeoutError::Closed(_) => {
-                StorageError::Database("the database is closed".into())
+                StorageError::Undecided("the database is closed".into())
             }
         })?;
-        answered.await.map_err(|_| StorageError::Database("the transaction broke off".into()))?
+        answered.await.map_err(|_| StorageError::Undecided("the transaction broke off".into()))?
     }
 
     /// Ends once all that was queued before is done. What comes later fails.
@@ -191,7 +248,7 @@ impl Together {
 }
 
 fn too_late() -> StorageError {
-    StorageError::Database("too many changes wait for the database".to_owned())
+    StorageError::Undecided("too many changes wait for the database".to_owned())
 }
 
 /// A change in the queue, whatever it answers.
@@ -235,7 +292,7 @@ impl<T: Send, W: Work<T>> Job for Change<T, W> {
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StorageError>) {
-        let nothing = || Err(StorageError::Database("it was not run".to_owned()).into());
+        let nothing = || Err(StorageError::Undecided("it was not run".to_owned()).into());
         let answer = match committed {
             Ok(()) => self.outcome.unwrap_or_else(nothing),
             Err(error) => Err(error.into()),
@@ -305,7 +362,7 @@ async fn commit_all(connection: DatabaseConnection, mut changes: Vec<Box<dyn Job
 /// Answers that nothing of this is known to be done. Conflicts, too: what they met may be undone.
 fn fail(changes: Vec<Box<dyn Job>>, error: &StorageError) {
     for change in changes {
-        change.answer(Err(StorageError::Database(error.to_string())));
+        change.answer(Err(error.for_another()));
     }
 }
 

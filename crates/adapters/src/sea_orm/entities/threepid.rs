@@ -42,7 +42,7 @@ impl Model {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] when no such thing can be.
-    pub(in crate::sea_orm) fn parse(self) -> Result<Threepid, StorageError> {
+    pub(in crate::sea_orm) fn parse(&self) -> Result<Threepid, StorageError> {
         Ok(Threepid {
             user_id: user_id(TABLE, &self.user_id)?,
             address: address(TABLE, &self.medium, &self.address)?,

@@ -93,7 +93,7 @@ impl Model {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] when no such thing can be.
-    pub(in crate::sea_orm) fn parse(self) -> Result<ValidationSession, StorageError> {
+    pub(in crate::sea_orm) fn parse(&self) -> Result<ValidationSession, StorageError> {
         let corrupt = |what| StorageError::corrupt(TABLE, what);
         let tokens: Vec<IssuedToken> =
             serde_json::from_str(&self.tokens).map_err(|_| corrupt("tokens is no list of issued tokens"))?;
@@ -104,13 +104,13 @@ impl Model {
             key: KeyedHash::from_hex(&self.key).ok_or_else(|| corrupt("key is no keyed hash"))?,
             current: self.current_key.is_some(),
             address: address(TABLE, &self.medium, &self.address)?,
-            state: state(&self)?,
+            state: state(self)?,
             send_attempt: SendAttempt::new(i128::from(self.send_attempt))
                 .map_err(|_| corrupt("send_attempt is out of range"))?,
             tokens,
             created_at: timestamp(self.created_at),
             revision: from_column(self.revision),
-            sid: Sid::new(self.sid),
+            sid: Sid::new(self.sid.as_str()),
         }))
     }
 }

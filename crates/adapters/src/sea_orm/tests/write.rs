@@ -194,7 +194,7 @@ async fn a_change_that_panics_takes_nobody_with_it_who_comes_later() -> TestResu
     let folder = tempfile::tempdir()?;
     let database = open(&folder).await?;
     let broken = database.write::<()>(|_| Box::pin(async { std::panic::resume_unwind(Box::new("broken")) }));
-    assert!(matches!(broken.await, Err(ApplyError::Storage(StorageError::Database(_)))));
+    assert!(matches!(broken.await, Err(ApplyError::Storage(StorageError::Undecided(_)))));
     let store = SeaOrmStore::new(database);
     store.commit(UnitOfWork::new().put_session(session("sid", 1)?)).await?;
     assert!(store.session(&Sid::new("sid")).await?.is_some());
