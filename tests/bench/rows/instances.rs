@@ -13,7 +13,7 @@ const CLIENTS: u64 = 64;
 pub(super) async fn measure(bench: &Bench) -> Outcome<Vec<Row>> {
     let postgres = Postgres::builder().durable().start().await?;
     let database = postgres.create_database().await?;
-    let settings = Settings::new(&bench.program, &postgres.url(&database)).mail_waits();
+    let settings = Settings::new(&bench.program, &postgres.url(&database)).mail_waits()?;
     let mut sites = Vec::new();
     for _ in 0..4 {
         sites.push(settings.start().await?);

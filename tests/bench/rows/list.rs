@@ -29,7 +29,7 @@ async fn with_token_remembered(bench: &Bench, lists_for: &str, work: &str, goal:
     let mut homeserver = Part::start("homeserver", &json!({}))?;
     let port = homeserver.port().await?;
     let (_folder, url) = new_database()?;
-    let settings = Settings::new(&bench.program, &url).homeserver(port).mail_waits();
+    let settings = Settings::new(&bench.program, &url).homeserver(port).mail_waits()?;
     let settings = settings.set("DATABASE__REMEMBER_CONTACTS", lists_for);
     settings.migrate().await?;
     fill(&url, 1000).await?;
@@ -40,7 +40,7 @@ async fn with_token_remembered(bench: &Bench, lists_for: &str, work: &str, goal:
 /// Nothing is remembered: the token is in the local table, the list is read.
 pub(super) async fn local(bench: &Bench) -> Outcome<Vec<Row>> {
     let (_folder, url) = new_database()?;
-    let settings = Settings::new(&bench.program, &url).mail_waits();
+    let settings = Settings::new(&bench.program, &url).mail_waits()?;
     let settings = settings.set("DATABASE__REMEMBER_CONTACTS", "0s");
     settings.migrate().await?;
     fill(&url, 1000).await?;

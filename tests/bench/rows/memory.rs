@@ -14,7 +14,7 @@ pub(super) async fn measure(bench: &Bench) -> Outcome<Vec<Row>> {
     let (requests, clients) = (bench.options.amount(5_000, 1_000_000), bench.options.amount(200, 10_000));
     let mut homeserver = Part::start("homeserver", &json!({}))?;
     let (_folder, url) = new_database()?;
-    let settings = Settings::new(&bench.program, &url).homeserver(homeserver.port().await?).mail_waits();
+    let settings = Settings::new(&bench.program, &url).homeserver(homeserver.port().await?).mail_waits()?;
     let settings = settings.set("HTTP__MAX_CONNECTIONS", "20000");
     settings.migrate().await?;
     fill(&url, 1000).await?;

@@ -51,7 +51,7 @@ async fn owe(url: &str, mails: u64) -> Outcome<()> {
     let owe = format!(
         "INSERT INTO outbox (id, kind, payload, created_at, due_at, not_after, attempts, state) \
          WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {mails}) \
-         SELECT printf('%026d', i), 'validation_mail', printf('{payload}', i, i), {due}, {due}, {end}, 0, 'queued' \
+         SELECT printf('%026d', i), 'validation_mail', printf('{payload}', i, i), {due} + i, {due} + i, {end}, 0, 'queued' \
          FROM n"
     );
     database.execute_unprepared(&owe).await?;

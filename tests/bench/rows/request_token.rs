@@ -15,7 +15,7 @@ const SLOW: f64 = 2_000.0;
 
 pub(super) async fn sqlite(bench: &Bench) -> Outcome<Vec<Row>> {
     let ((_folder, url), (_other_folder, other_url)) = (new_database()?, new_database()?);
-    let settings = Settings::new(&bench.program, &url).mail_waits();
+    let settings = Settings::new(&bench.program, &url).mail_waits()?;
     Settings::new(&bench.program, &other_url).migrate().await?;
     let site = settings.start().await?;
     let work = "requestToken, 64 clients: SQLite";
@@ -29,7 +29,7 @@ pub(super) async fn postgres(bench: &Bench) -> Outcome<Vec<Row>> {
     let postgres = Postgres::builder().durable().start().await?;
     let (ours, theirs) = (postgres.create_database().await?, postgres.create_database().await?);
     Settings::new(&bench.program, &postgres.url(&theirs)).migrate().await?;
-    let site = Settings::new(&bench.program, &postgres.url(&ours)).mail_waits().start().await?;
+    let site = Settings::new(&bench.program, &postgres.url(&ours)).mail_waits()?.start().await?;
     let work = "requestToken, 64 clients: PostgreSQL";
     let mut row = against_commits(bench, &site, &postgres.url(&theirs), work).await?;
     row.goal = Goal::AtLeast(0.9);

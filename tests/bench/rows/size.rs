@@ -15,15 +15,15 @@ pub(super) async fn measure(bench: &Bench) -> Outcome<Vec<Row>> {
     let many = bench.options.large();
     let mut homeserver = Part::start("homeserver", &json!({}))?;
     let port = homeserver.port().await?;
-    let settings = |url: &str| {
-        let settings = Settings::new(&bench.program, url).homeserver(port).mail_waits();
-        settings.set("HOMESERVER__REMEMBER", "1h").set("DATABASE__REMEMBER_CONTACTS", "0s")
+    let settings = |url: &str| -> Outcome<Settings> {
+        let settings = Settings::new(&bench.program, url).homeserver(port).mail_waits()?;
+        Ok(settings.set("HOMESERVER__REMEMBER", "1h").set("DATABASE__REMEMBER_CONTACTS", "0s"))
     };
-    let large = settings(&large_database(&bench.program, many).await?).start().await?;
+    let large = settings(&large_database(&bench.program, many).await?)?.start().await?;
     let (_folder, url) = new_database()?;
-    settings(&url).migrate().await?;
+    settings(&url)?.migrate().await?;
     fill(&url, FEW).await?;
-    let small = settings(&url).start().await?;
+    let small = settings(&url)?.start().await?;
     let accounts = FEW / 2;
     let ask = |site: &Site, step: u64| -> Value {
         json!({ "ask": "lists", "addresses": [site.address], "connections": CLIENTS, "tokens": tokens(accounts, step) })

@@ -38,7 +38,7 @@ pub(super) async fn measure(bench: &Bench) -> Outcome<Vec<Row>> {
 }
 
 async fn start(bench: &Bench, url: &str) -> Outcome<f64> {
-    let site = Settings::new(&bench.program, url).mail_waits().start().await?;
+    let site = Settings::new(&bench.program, url).mail_waits()?.start().await?;
     Ok(site.took.as_secs_f64() * 1000.0)
 }
 

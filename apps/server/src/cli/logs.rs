@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _};
 use std::panic::{self, Location, PanicHookInfo};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -13,7 +14,7 @@ pub(super) fn start(config: &LogConfig) {
     let filter = EnvFilter::try_new(&config.level).unwrap_or_default();
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(writer())
         // A line that cannot be written is lost; the attempt to say so, on the same standard error, would panic in the
         // midst of a request.
         .log_internal_errors(false)
@@ -25,6 +26,23 @@ pub(super) fn start(config: &LogConfig) {
         LogFormat::Text => logs.try_init(),
     };
     panic::set_hook(Box::new(log_panic));
+}
+
+/// Standard error without its lock, at which threads that have something to say would wait for each other: the system
+/// keeps lines apart that are written at once.
+#[cfg(unix)]
+fn writer() -> BoxMakeWriter {
+    use std::os::fd::AsFd as _;
+
+    match io::stderr().as_fd().try_clone_to_owned() {
+        Ok(stderr) => BoxMakeWriter::new(std::sync::Arc::new(std::fs::File::from(stderr))),
+        Err(_) => BoxMakeWriter::new(io::stderr),
+    }
+}
+
+#[cfg(not(unix))]
+fn writer() -> BoxMakeWriter {
+    BoxMakeWriter::new(io::stderr)
 }
 
 /// Logs where a panic began, under the request that it met. What it says of itself may hold a secret, and is told nobody.

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use axum::extract::{FromRequest, Request};
-use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::StatusCode;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::value::RawValue;
 use threepid_domain::model::Sid;
 
@@ -45,13 +44,13 @@ impl<T: FromJson> FromRequest<Api> for Json<T> {
 
 /// Reads a whole body, within the limits of size and time.
 pub(crate) async fn read_body(request: Request, api: &Api) -> Result<Bytes, ApiError> {
-    let read = tokio::time::timeout(api.settings.body_timeout, Bytes::from_request(request, api));
-    read.await.map_err(|_elapsed| ApiError::BodyTimeout)?.map_err(|rejection| {
-        match rejection.into_response().status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
-            _ => ApiError::BodyBroken,
-        }
-    })
+    let body = Limited::new(request.into_body(), api.settings.max_body_bytes).collect();
+    let read = tokio::time::timeout(api.settings.body_timeout, body);
+    match read.await.map_err(|_elapsed| ApiError::BodyTimeout)? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge),
+        Err(_) => Err(ApiError::BodyBroken),
+    }
 }
 
 /// A JSON object whose fields are parsed when they are asked for.

@@ -1,7 +1,6 @@
 //! The one list of routes: the router and the OpenAPI document are both made from it.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::routing::{self, MethodRouter};
 use http::Method;
@@ -105,8 +104,5 @@ pub(crate) fn router(api: &Api) -> Router {
             router = router.route(&path, route.answers.clone());
         }
     }
-    router
-        .method_not_allowed_fallback(layers::method_not_allowed)
-        .layer(DefaultBodyLimit::max(api.settings.max_body_bytes))
-        .with_state(api.clone())
+    router.method_not_allowed_fallback(layers::method_not_allowed).with_state(api.clone())
 }

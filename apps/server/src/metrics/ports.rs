@@ -1,6 +1,6 @@
 //! Decorators of ports that count how their calls end, and pass everything through as it is.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -259,19 +259,23 @@ pub(super) struct CountedRateLimiter {
     inner: Arc<dyn RateLimiter>,
     take: Calls,
     verdicts: Counters<LimitLabels>,
+    /// Those that were needed before, by limit: allowed and refused.
+    known: [OnceLock<[Counter; 2]>; Limit::ALL.len()],
 }
 
 impl CountedRateLimiter {
     pub(super) fn new(inner: Arc<dyn RateLimiter>, families: &Families) -> Self {
         let take = Calls::new(families, "rate_limiter", "take");
-        Self { inner, take, verdicts: families.limits.clone() }
+        Self { inner, take, verdicts: families.limits.clone(), known: Default::default() }
     }
 
     /// Both verdicts' counters, so that a limit which has refused nothing yet says so.
-    fn counters(&self, limit: Limit) -> [Counter; 2] {
-        let limit = limit.name();
-        ["allowed", "refused"]
-            .map(|verdict| self.verdicts.get_or_create_owned(&LimitLabels { limit, verdict }))
+    fn counters(&self, limit: Limit) -> &[Counter; 2] {
+        self.known[limit as usize].get_or_init(|| {
+            let limit = limit.name();
+            ["allowed", "refused"]
+                .map(|verdict| self.verdicts.get_or_create_owned(&LimitLabels { limit, verdict }))
+        })
     }
 }
 

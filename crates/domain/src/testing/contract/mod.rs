@@ -265,6 +265,7 @@ macro_rules! outbox_contract {
             [
                 claims_at_once_share_no_message
                 a_lease_has_one_heir
+                settlements_at_once_each_have_their_own_outcome
                 woken_returns_for_a_message_owed_while_waiting
             ]
         }

@@ -385,6 +385,36 @@ pub async fn a_lease_has_one_heir(backend: &Backend, spawn: Spawner) {
     }
 }
 
+/// Messages that are settled at once are each settled as was said, by whoever holds them.
+pub async fn settlements_at_once_each_have_their_own_outcome(backend: &Backend, spawn: Spawner) {
+    let handles = [backend.outbox.clone(), backend.reopened().await.outbox];
+    for at in 0..16 {
+        owe(backend, message(&format!("message{at:02}"), later(at))).await;
+    }
+    assert_eq!(claim(&*backend.outbox, later(100), "first", 16).await.len(), 16);
+    let taken_over = claimed(&*backend.outbox, later(60_100), "second", 8).await;
+    assert_eq!(taken_over.len(), 8);
+    let task = |(at, lease): (usize, &'static str)| {
+        let outbox = handles[at % handles.len()].clone();
+        let id = format!("message{at:02}");
+        let settlement = match at % 4 {
+            0 => Settlement::Sent,
+            1 => Settlement::Expired,
+            2 => Settlement::Dead { reason: format!("reason {at}") },
+            _ => retry(later(200_000 + u64::try_from(at).expect("a small number"))),
+        };
+        async move { (id.clone(), lease, settle(&*outbox, &id, lease, settlement).await) }
+    };
+    let both = (0..16).flat_map(|at| [(at, "first"), (at, "second")]);
+    for (id, lease, is_settled) in race(spawn, both.map(task).collect()).await {
+        let holder = if taken_over.contains(&id) { "second" } else { "first" };
+        assert_eq!(is_settled, lease == holder, "{id} by the lease {lease}");
+    }
+    let again = claimed(&*backend.outbox, later(200_015), "third", 100).await;
+    assert_eq!(again, ["message03", "message07", "message11", "message15"]);
+    assert_eq!(claim(&*backend.outbox, END_OF_YEAR_9999, "fourth", 100).await.len(), 4, "and no others");
+}
+
 /// A relay that sleeps is woken.
 pub async fn woken_returns_for_a_message_owed_while_waiting(backend: &Backend, spawn: Spawner) {
     let outbox = backend.outbox.clone();
