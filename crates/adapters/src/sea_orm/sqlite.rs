@@ -54,8 +54,9 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
         .foreign_keys(true)
         // What a statement would need to be undone is kept in memory, not in a file of its own.
         .pragma("temp_store", "MEMORY");
-    // In KiB. Keys are random, so a change meets pages everywhere.
-    let writing = options.clone().pragma("cache_size", "-8192");
+    // Keys are random, so a change meets pages everywhere: in memory 8 MiB of them, and in the log as many as are worth
+    // the wait while they are copied into the file, 16 MiB.
+    let writing = options.clone().pragma("cache_size", "-8192").pragma("wal_autocheckpoint", "4096");
     let writer = pool(settings, 1, writing).await.map_err(|error| explain(&path, &error))?;
     let reading = options.pragma("query_only", "ON");
     let readers =

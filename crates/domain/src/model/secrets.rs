@@ -134,9 +134,8 @@ impl KeyedHash {
 
     /// The hash as 64 lower-case hexadecimal digits.
     pub fn to_hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+        digits.filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
     }
 
     /// Reads what [`KeyedHash::to_hex`] wrote; `None` for anything else.

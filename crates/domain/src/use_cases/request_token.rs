@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::future::join;
+
 use super::{Changes, Contacts, DECISIONS, client_subject, too_many_conflicts};
 use crate::model::{
     Address, ClientSecret, IdAccessToken, IdentityServerName, IssuedToken, Medium, NextLink, OutboxMessage,
@@ -105,14 +107,11 @@ impl Contacts {
         }
         let subject = self.secrets.address_key(&address).to_hex();
         self.take::<RequestTokenError>(Limit::RequestTokenPerAddress, subject).await?;
-        let is_taken = self.store.owner(&address).await?.is_some();
-        if is_taken && !self.policy.hides_in_use() {
+        let Some(server) = validator else { return self.request_here(&request, &address).await };
+        if self.store.owner(&address).await?.is_some() {
             return Err(RequestTokenError::InUse);
         }
-        match validator {
-            Some(server) => self.request_remotely(server, request, address).await,
-            None => self.request_here(&Asked { request: &request, address: &address, is_taken }).await,
-        }
+        self.request_remotely(server, request, address).await
     }
 
     /// Who sends the message: an identity server, or (`None`) this server.
@@ -161,17 +160,23 @@ impl Contacts {
         Ok(Opened { sid, submit_url, has_code: false })
     }
 
-    async fn request_here(&self, asked: &Asked<'_>) -> Result<Opened, RequestTokenError> {
-        let key = self.secrets.session_key(asked.address, &asked.request.client_secret);
+    async fn request_here(&self, request: &Request, address: &Address) -> Result<Opened, RequestTokenError> {
+        let key = self.secrets.session_key(address, &request.client_secret);
+        let (owner, current) = join(self.store.owner(address), self.store.current_session(key)).await;
+        let (is_taken, mut current) = (owner?.is_some(), current?);
+        if is_taken && !self.policy.hides_in_use() {
+            return Err(RequestTokenError::InUse);
+        }
+        let asked = &Asked { request, address, is_taken };
         let mut is_counted = false;
         for _ in 0..DECISIONS {
-            let (opened, unit) = match self.store.current_session(key).await? {
+            let (opened, unit) = match current {
                 Some(session) => self.continue_session(session, asked),
                 None => self.open_session(UnitOfWork::new(), asked),
             };
             let Some(unit) = unit else { return Ok(opened) };
             if !std::mem::replace(&mut is_counted, true) {
-                self.take_of_all(match asked.address.medium() {
+                self.take_of_all(match address.medium() {
                     Medium::Email => Limit::MailsInAll,
                     Medium::Msisdn => Limit::SmsInAll,
                 })
@@ -182,6 +187,7 @@ impl Contacts {
                 Err(CommitError::Conflict(_another_request_came_first)) => {}
                 Err(CommitError::Unavailable(error)) => return Err(error.into()),
             }
+            current = self.store.current_session(key).await?;
         }
         Err(too_many_conflicts().into())
     }
