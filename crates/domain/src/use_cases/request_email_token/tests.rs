@@ -229,6 +229,7 @@ async fn a_store_that_fails_at_any_call_is_said_to_be_unavailable() {
     let request = || Fixture::request_for(ALICE, "secret", 1);
     let mut store = MockStore::new();
     store.expect_owner().times(1).returning(|_| Err(down()));
+    store.expect_current_session().returning(|_| Ok(None));
     let answer = on(store).request_email_token(request()).await;
     assert!(matches!(answer, Err(RequestTokenError::Unavailable(_))), "owner");
 
