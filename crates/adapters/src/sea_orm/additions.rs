@@ -57,16 +57,16 @@ async fn add<A: ActiveModelTrait>(
         return Ok(0);
     }
     let columns: Vec<_> = <A::Entity as EntityTrait>::Column::iter().collect();
-    let object = |row: &A| {
+    let object = |row: &A| -> Result<Map<_, _>, StorageError> {
         let value = |column| match row.get(column).into_value() {
-            Some(Value::String(Some(text))) => serde_json::Value::from(text),
-            Some(Value::BigInt(Some(number))) => number.into(),
-            // Everything that these tables have is one or the other.
-            _ => serde_json::Value::Null,
+            Some(Value::String(Some(text))) => Ok(serde_json::Value::from(text)),
+            Some(Value::BigInt(Some(number))) => Ok(number.into()),
+            None | Some(Value::String(None) | Value::BigInt(None)) => Ok(serde_json::Value::Null),
+            Some(_) => Err(StorageError::Database("a column is neither text nor a number".to_owned())),
         };
-        columns.iter().map(|column| (column.as_str().to_owned(), value(*column))).collect::<Map<_, _>>()
+        columns.iter().map(|column| Ok((column.as_str().to_owned(), value(*column)?))).collect()
     };
-    let rows = serde_json::to_string(&rows.iter().map(object).collect::<Vec<_>>())?;
+    let rows = serde_json::to_string(&rows.iter().map(object).collect::<Result<Vec<_>, _>>()?)?;
     let table = A::Entity::default();
     let (table, names) = (table.table_name(), columns.iter().map(IdenStatic::as_str));
     let list = names.clone().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");

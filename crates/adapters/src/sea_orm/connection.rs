@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+#[cfg(feature = "limits")]
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Order, Query};
@@ -148,6 +150,9 @@ pub(super) struct Gatherings {
     pub(super) units: Arc<Gathered<Arc<UnitOfWork>, Result<(), ApplyError>>>,
     /// What became of messages.
     pub(super) settlements: Arc<Gathered<Settled, bool>>,
+    /// Whether the counts of limits that were told last became durable.
+    #[cfg(feature = "limits")]
+    pub(super) counts_hold: AtomicBool,
     /// Acts under limits.
     #[cfg(feature = "limits")]
     pub(super) acts: Arc<Gathered<super::limits::Taken, crate::limits::Counted>>,
@@ -164,6 +169,8 @@ impl Gatherings {
             tokens: Gathered::new(LANES, patience),
             units: Gathered::new(writing, patience),
             settlements: Gathered::new(writing, patience),
+            #[cfg(feature = "limits")]
+            counts_hold: AtomicBool::new(true),
             #[cfg(feature = "limits")]
             acts: Gathered::new(writing, patience),
         }

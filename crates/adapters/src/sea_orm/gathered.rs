@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::error::StorageError;
 
@@ -61,7 +62,7 @@ impl<K: Send + Sync + 'static, V: Send + 'static> Gathered<K, V> {
     {
         let (answer, answered) = oneshot::channel();
         if let Some(lane) = self.wait(Asked { key, answer, since: Instant::now() }) {
-            tokio::spawn(lane.work_off(run));
+            tokio::spawn(lane.work_off(run).in_current_span());
         }
         answered.await.map_err(|_| StorageError::Undecided("the statement broke off".to_owned()))?
     }

@@ -1,21 +1,22 @@
-//! Counts that every instance has to know: one row for each limit and subject, changed by one statement, so that acts
-//! which come at once are judged one after the other. Acts that wait in one process share a statement.
+//! Counts that every instance has to know: one row for each limit and subject, changed by one statement or under the one
+//! lock of SQLite, so that acts which come at once are judged one after the other. Acts that wait in one process share it.
 //!
 //! A row is the time at which its bucket is full; one whose time has passed says nothing and may be purged. PostgreSQL
 //! does not sync counts to the disk before the answer, since all that a machine's failure forgets is who was about to be
-//! refused; on SQLite they share the commits of the other changes.
+//! refused; on SQLite they share the commits of the other changes, and are told before these.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 use threepid_domain::ports::Unavailable;
 
 use super::connection::Database;
 use super::error::{StorageError, unavailable};
 use super::gathered::Batch;
 use super::storable_subject;
-use super::write::{OnEach, TRIES, step_aside};
+use super::write::OnEach;
 use crate::limits::{Act, Counted, SharedCounts};
 
 const PORT: &str = "rate limiter";
@@ -119,36 +120,27 @@ impl SameLimit {
 }
 
 impl Database {
-    /// Runs a statement on counts that writes, anew where its connection was cut: at worst an act is counted twice.
-    async fn count(
-        &self,
-        statement: OnEach,
-        parameters: Vec<Value>,
-    ) -> Result<Vec<QueryResult>, StorageError> {
-        let mut tries = 1;
-        loop {
-            match self.run(statement, parameters.clone()).await {
-                Err(StorageError::Cut(_)) if tries < TRIES => {
-                    step_aside(tries).await;
-                    tries += 1;
-                }
-                counted => return counted,
-            }
-        }
-    }
-
-    /// Judges acts, in their order. On SQLite they are told before they are durable, as on PostgreSQL.
+    /// Judges acts, in their order. On SQLite they are told before they are durable, as on PostgreSQL; but once that came to
+    /// nothing, such as on a full disk, nobody is told early until counts are durable again.
     async fn take_all(&self, batch: Batch<Taken, Counted>) -> Result<Vec<Counted>, StorageError> {
         if self.together().is_some() {
+            let early = self.gathered().counts_hold.load(Ordering::Relaxed);
             let judged = self.write(move |transaction| {
                 let batch = batch.clone();
                 Box::pin(async move {
                     let judged = judge_in(transaction, &batch.keys()).await?;
-                    batch.answer(judged);
-                    Ok(Vec::new())
+                    if early {
+                        batch.answer(judged.clone());
+                    }
+                    Ok(judged)
                 })
             });
-            return judged.await.map_err(StorageError::from_statement);
+            let judged = judged.await.map_err(StorageError::from_statement);
+            let hold = self.gathered().counts_hold.swap(judged.is_ok(), Ordering::Relaxed);
+            if let (true, Err(error)) = (hold, &judged) {
+                tracing::error!(%error, "counts of limits are not kept");
+            }
+            return judged;
         }
         let acts = batch.keys();
         let mut judged = vec![None; acts.len()];
@@ -157,15 +149,19 @@ impl Database {
             for (subject, places) in &same.subjects {
                 // The last of them left the bucket as it is; each before it, by an interval fuller.
                 let mut left = i64::try_from(places.len()).unwrap_or(i64::MAX);
+                let mut refused = None;
                 for place in places {
                     left -= 1;
-                    let counted = match full_at.get(subject) {
-                        Some(full_at) => {
+                    let counted = match (full_at.get(subject), refused) {
+                        (Some(full_at), _) => {
                             let before = left.saturating_mul(same.act.interval);
                             Counted { is_allowed: true, full_at: full_at.saturating_sub(before) }
                         }
-                        None => self.take_alone(&same, subject, places.len()).await?,
+                        // Once one is refused, so are those that come at the same time.
+                        (None, Some(refused)) => refused,
+                        (None, None) => self.take_alone(&same, subject, places.len()).await?,
                     };
+                    refused = refused.or((!counted.is_allowed).then_some(counted));
                     if let Some(judged) = judged.get_mut(*place) {
                         *judged = Some(counted);
                     }
@@ -180,7 +176,7 @@ impl Database {
     async fn take_together(&self, same: &SameLimit) -> Result<HashMap<String, i64>, StorageError> {
         // It is run where there is a server alone.
         let take = OnEach { sqlite: TAKE, postgres: TAKE };
-        let rows = self.count(take, same.parameters()?).await?;
+        let rows = self.run_again(take, same.parameters()?).await?;
         let full_at = rows.iter().map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?)));
         Ok(full_at.collect::<Result<_, DbErr>>()?)
     }
@@ -271,7 +267,7 @@ impl SharedCounts for Database {
 
     async fn give_back(&self, limit: &'static str, subject: String, act: Act) -> Result<(), Unavailable> {
         let parameters = vec![limit.into(), storable_subject(&subject).into(), act.interval.into()];
-        self.count(GIVE_BACK, parameters).await.map_err(unavailable(PORT))?;
+        self.run_again(GIVE_BACK, parameters).await.map_err(unavailable(PORT))?;
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Statement};
 use serde::de::DeserializeOwned;
 use threepid_domain::model::{Address, KeyedHash, Threepid, UserId, ValidationSession};
 
@@ -12,7 +12,7 @@ use super::connection::Database;
 use super::entities::{threepid, user_id, validation_session};
 use super::error::StorageError;
 use super::gathered::{Batch, padded};
-use super::write::OnEach;
+use super::write::{OnEach, TRIES};
 
 /// Parameter: user IDs.
 const THREEPIDS: OnEach = OnEach {
@@ -44,7 +44,7 @@ impl Database {
         let backend = self.reader().get_database_backend();
         let keys = serde_json::to_string(keys)?;
         let statement = Statement::from_sql_and_values(backend, statement.on(backend), [keys.into()]);
-        let row = self.reader().query_one_raw(statement).await?;
+        let row = again_after_cuts(|| self.reader().query_one_raw(statement.clone())).await?;
         // PostgreSQL has no list where there is nothing to put into it.
         match row.map(|row| row.try_get_by_index::<Option<String>>(0)).transpose()?.flatten() {
             Some(rows) => Ok(serde_json::from_str(&rows)?),
@@ -133,9 +133,24 @@ impl Database {
     ) -> Result<Vec<Result<Option<ValidationSession>, StorageError>>, StorageError> {
         let keys: Vec<String> = keys.iter().map(KeyedHash::to_hex).collect();
         let wanted = validation_session::Column::CurrentKey.is_in(padded(keys.clone()));
-        let rows = validation_session::Entity::find().filter(wanted).all(self.reader()).await?;
+        let find = validation_session::Entity::find().filter(wanted);
+        let rows = again_after_cuts(|| find.clone().all(self.reader())).await?;
         let current: HashMap<&str, &validation_session::Model> =
             rows.iter().filter_map(|row| Some((row.current_key.as_deref()?, row))).collect();
         Ok(keys.iter().map(|key| current.get(key.as_str()).map(|row| row.parse()).transpose()).collect())
+    }
+}
+
+/// Reads once more for each connection that was cut, so that many do not fail for one that nobody had used since.
+async fn again_after_cuts<T, R>(read: impl Fn() -> R) -> Result<T, StorageError>
+where
+    R: Future<Output = Result<T, DbErr>>,
+{
+    let mut tries = 1;
+    loop {
+        match read().await.map_err(StorageError::from) {
+            Err(StorageError::Cut(_)) if tries < TRIES => tries += 1,
+            ended => return ended,
+        }
     }
 }

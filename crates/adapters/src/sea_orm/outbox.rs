@@ -253,7 +253,8 @@ async fn record_all(database: &Database, batch: Batch<Settled, bool>) -> Result<
         let mut outcomes = Vec::new();
         for settled in apart(&batch.keys()) {
             let parameters = vec![serde_json::to_string(settled)?.into(), outbox::QUEUED.into()];
-            let recorded = ids(&database.run(SETTLE, parameters).await?)?;
+            // Twice does no harm: where the first time was heard of too late, the lease is gone.
+            let recorded = ids(&database.run_again(SETTLE, parameters).await?)?;
             outcomes.extend(settled.iter().map(|settled| recorded.contains(&settled.id)));
         }
         return Ok(outcomes);

@@ -1,10 +1,11 @@
 //! How a change reaches the engine.
 //!
-//! On PostgreSQL each is a transaction of its own, which is run anew where it collided with another one or its
-//! connection was cut before the engine was told to commit. On SQLite, where one connection writes and each commit waits
+//! On PostgreSQL each is a transaction of its own (those that only add share one, see `gathered.rs`), which is run anew
+//! where it collided with another one or its connection was cut before the engine was told to commit. On SQLite, where one connection writes and each commit waits
 //! for the disk, they queue for [`Together`], which commits what waits in one transaction.
 //!
-//! Either way a change is answered once it is durable, and by its own outcome: see [`Together`].
+//! Either way a change is answered once it is durable, and by its own outcome: see [`Together`]. Counts of limits alone are
+//! told earlier.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -23,8 +24,9 @@ use super::error::{ApplyError, StorageError};
 /// So often a change is tried that collides with others, or meets connections that were cut.
 pub(super) const TRIES: usize = 10;
 
-/// The longest pause after the first try; after each further one it may be twice as long.
+/// The longest pause after the first try; after each further one it may be twice as long, up to the longest of all.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
 /// So many changes share a transaction at most: the first of them waits for the last.
 const MOST_AT_ONCE: usize = 128;
@@ -121,6 +123,25 @@ impl Database {
         }
     }
 
+    /// The same, anew where its connection was cut. The statement may be run twice, so this is for those that do no harm
+    /// then.
+    pub(super) async fn run_again(
+        &self,
+        statement: OnEach,
+        parameters: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, StorageError> {
+        let mut tries = 1;
+        loop {
+            match self.run(statement, parameters.clone()).await {
+                Err(StorageError::Cut(_)) if tries < TRIES => {
+                    step_aside(tries).await;
+                    tries += 1;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     async fn write_alone<T>(&self, work: impl Work<T>) -> Result<T, ApplyError> {
         let mut tries = 1;
         loop {
@@ -149,7 +170,8 @@ impl Database {
 /// once meet again.
 pub(super) async fn step_aside(tries: usize) {
     let doublings = u32::try_from(tries.clamp(1, TRIES) - 1).unwrap_or(0);
-    tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(doublings)).mul_f64(fastrand::f64())).await;
+    let longest = (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE);
+    tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
 }
 
 /// How far a transaction came that failed.
@@ -197,7 +219,7 @@ async fn undo(transaction: DatabaseTransaction) {
 /// Commits the changes that wait in one transaction, in the order in which they came, so that they share one wait for
 /// the disk.
 ///
-/// - Nobody is answered before that transaction is durable.
+/// - Nobody is answered before that transaction is durable, but for whoever tells what it came to by itself.
 /// - A conflict is undone on its own, back to its savepoint, and answered as a conflict; the others stand. Since
 ///   conflicts are rare and savepoints cost a third, the changes are first run without; the first conflict
 ///   undoes them all, and they are run again, each behind a savepoint.

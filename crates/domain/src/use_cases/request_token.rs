@@ -163,10 +163,11 @@ impl Contacts {
     async fn request_here(&self, request: &Request, address: &Address) -> Result<Opened, RequestTokenError> {
         let key = self.secrets.session_key(address, &request.client_secret);
         let (owner, current) = join(self.store.owner(address), self.store.current_session(key)).await;
-        let (is_taken, mut current) = (owner?.is_some(), current?);
+        let is_taken = owner?.is_some();
         if is_taken && !self.policy.hides_in_use() {
             return Err(RequestTokenError::InUse);
         }
+        let mut current = current?;
         let asked = &Asked { request, address, is_taken };
         let mut is_counted = false;
         for _ in 0..DECISIONS {
