@@ -39,7 +39,7 @@ pub(super) async fn run(arguments: Arguments, output: Output) -> Result<(), Fail
         .map_err(|error| Failure::running("cannot make a folder for the demo", error))?;
     let config =
         Config::for_demo(folder.path(), address).map_err(|problems| ConfigError::Wrong { problems })?;
-    logs::start(&config.log);
+    let _logs = logs::start(&config.log);
     let opened = Opened::open(&config).await?;
     let (mailer, caught) = wiring::memory_mailer()?;
     let app = opened.app(&config, Some(mailer), None)?;

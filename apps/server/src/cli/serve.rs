@@ -14,7 +14,7 @@ pub(super) async fn run(settings: &SettingsSource) -> Result<(), Failure> {
     let mut config = settings.load()?;
     // A setting that an adapter refuses is said before a database is made or migrated.
     wiring::rehearse(&config)?;
-    logs::start(&config.log);
+    let _logs = logs::start(&config.log);
     for warning in &config.warnings {
         tracing::warn!(setting = warning.setting, "{warning}");
     }

@@ -4,45 +4,58 @@ use std::io::{self, IsTerminal as _};
 use std::panic::{self, Location, PanicHookInfo};
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use self::json::{Json, JsonFields};
+use self::lines::Lines;
 use crate::config::{LogConfig, LogFormat};
 
+mod json;
+mod lines;
+
+/// While it lives, lines may wait for a moment before they are written; when it is dropped, they are written.
+#[must_use]
+pub(super) struct Logs(Lines);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
 /// Starts logging, of panics too. It happens once a process; a second start changes nothing.
-pub(super) fn start(config: &LogConfig) {
+pub(super) fn start(config: &LogConfig) -> Logs {
     // The settings were judged, so the filter is one.
     let filter = EnvFilter::try_new(&config.level).unwrap_or_default();
+    let lines = to_standard_error();
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer())
+        .with_writer(lines.clone())
         // A line that cannot be written is lost; the attempt to say so, on the same standard error, would panic in the
         // midst of a request.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let _ = match config.format {
-        LogFormat::Json => {
-            logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
-        }
+        LogFormat::Json => logs.fmt_fields(JsonFields).event_format(Json).try_init(),
         LogFormat::Text => logs.try_init(),
     };
     panic::set_hook(Box::new(log_panic));
+    Logs(lines)
 }
 
-/// Standard error without its lock, at which threads that have something to say would wait for each other: the system
-/// keeps lines apart that are written at once.
+/// Without the lock of [`io::Stderr`], at which a thread that prints would be waited for.
 #[cfg(unix)]
-fn writer() -> BoxMakeWriter {
+fn to_standard_error() -> Lines {
     use std::os::fd::AsFd as _;
 
     match io::stderr().as_fd().try_clone_to_owned() {
-        Ok(stderr) => BoxMakeWriter::new(std::sync::Arc::new(std::fs::File::from(stderr))),
-        Err(_) => BoxMakeWriter::new(io::stderr),
+        Ok(stderr) => Lines::to(std::fs::File::from(stderr)),
+        Err(_) => Lines::to(io::stderr()),
     }
 }
 
 #[cfg(not(unix))]
-fn writer() -> BoxMakeWriter {
-    BoxMakeWriter::new(io::stderr)
+fn to_standard_error() -> Lines {
+    Lines::to(io::stderr())
 }
 
 /// Logs where a panic began, under the request that it met. What it says of itself may hold a secret, and is told nobody.
@@ -70,7 +83,7 @@ mod tests {
             Ok("json") => LogFormat::Json,
             Ok(_) => LogFormat::Text,
         };
-        start(&LogConfig { level: "info".to_owned(), format });
+        let _logs = start(&LogConfig { level: "info".to_owned(), format });
         let span = tracing::info_span!("request", request_id = "given-1");
         let panicked = span.in_scope(|| panic::catch_unwind(|| panic!("{secret}")));
         assert!(panicked.is_err());
@@ -85,7 +98,7 @@ mod tests {
         assert!(status.success() && stdout.contains("1 passed"), "{stdout}{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert_eq!(said.starts_with('{'), format == "json", "{said}");
-        for part in ["ERROR", "panicked", "cli/logs.rs:", "request_id", "given-1"] {
+        for part in ["ERROR", "panicked", "cli/logs/mod.rs:", "request_id", "given-1"] {
             assert!(said.contains(part), "{part}: {said}");
         }
         assert!(!said.contains(secret) && !stdout.contains(secret), "{stdout}{said}");
