@@ -226,7 +226,7 @@ mod tests {
 
     fn panicking() -> Server {
         let mut limiter = MockRateLimiter::new();
-        limiter.expect_take().returning(|_, _| panic!("hush-limiter"));
+        limiter.expect_take_each().returning(|_| panic!("hush-limiter"));
         Server::built(|builder| builder.rate_limiter(Arc::new(limiter)))
     }
 

@@ -13,9 +13,9 @@ use threepid_domain::model::{
 use threepid_domain::ports::{
     AccessTokens, AccountState, AccountStates, AnswerAsWritten, Answered, AskedAgain, ChallengeToPassOn,
     Credentials, DeliveryError, Freshness, HomeserverCapabilities, Housekeeping, IdentityServer,
-    IdentityServerError, Limit, Mail, Mailer, Mirror, OpenedRemotely, Outbox, Perishable, RateLimiter,
-    Reauthentication, ReauthenticationError, RemoteCredentials, RemoteTokenRequest, RemoteValidation, Sms,
-    SmsSender, Unavailable, Unbound, Verdict, WhoseTokenError,
+    IdentityServerError, Limit, Mail, Mailer, Mirror, OpenedRemotely, Outbox, OverLimit, Perishable,
+    RateLimiter, Reauthentication, ReauthenticationError, RemoteCredentials, RemoteTokenRequest,
+    RemoteValidation, Sms, SmsSender, Unavailable, Unbound, Verdict, WhoseTokenError,
 };
 
 use super::calls::{Calls, Outcome};
@@ -289,6 +289,21 @@ impl RateLimiter for CountedRateLimiter {
             Verdict::RetryAfter(_) => refused.inc(),
         };
         Ok(verdict)
+    }
+
+    async fn take_each(&self, acts: Vec<(Limit, String)>) -> Result<Result<(), OverLimit>, Unavailable> {
+        let limits: Vec<_> = acts.iter().map(|(limit, _)| *limit).collect();
+        let judged = self.take.watch(self.inner.take_each(acts)).await?;
+        let refused = judged.as_ref().err().map(|over| over.limit);
+        for limit in limits {
+            let [allowed, over] = self.counters(limit);
+            if refused == Some(limit) {
+                over.inc();
+                break;
+            }
+            allowed.inc();
+        }
+        Ok(judged)
     }
 
     /// A look that refuses somebody is a refusal; one that does not is nothing yet.

@@ -8,7 +8,7 @@ use axum::body::Body;
 use http::Method;
 use serde_json::json;
 use threepid_domain::model::Sid;
-use threepid_domain::ports::{MockRateLimiter, Perishable, Verdict};
+use threepid_domain::ports::{MockRateLimiter, OverLimit, Perishable};
 use threepid_domain::testing::{Fixture, Reply, ServerReply};
 use threepid_domain::use_cases::Policy;
 use tokio_util::sync::CancellationToken;
@@ -166,10 +166,12 @@ async fn panics_refusals_and_identity_servers_that_are_down_are_counted() {
     let metrics = Metrics::new("1.2.3");
     let mut limiter = MockRateLimiter::new();
     let mut count = 0;
-    limiter.expect_take().returning(move |_, _| {
+    limiter.expect_take_each().returning(move |acts| {
         count += 1;
-        match count {
-            1 => Ok(Verdict::RetryAfter(Duration::from_secs(1))),
+        match (count, acts.first()) {
+            (1, Some((limit, _))) => {
+                Ok(Err(OverLimit { limit: *limit, retry_after: Duration::from_secs(1) }))
+            }
             _ => panic!("the limiter broke"),
         }
     });

@@ -12,7 +12,7 @@ mod bucket;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use threepid_domain::ports::{Clock, Limit, RateLimiter, Scope, Unavailable, Verdict};
+use threepid_domain::ports::{Clock, Limit, OverLimit, RateLimiter, Scope, Unavailable, Verdict};
 
 use bounded_map::BoundedMap;
 pub use bucket::Act;
@@ -109,15 +109,27 @@ pub struct Counted {
     pub full_at: i64,
 }
 
+/// An act that is counted where every instance looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedAct {
+    /// The limit's name.
+    pub limit: &'static str,
+    /// Whose it is.
+    pub subject: String,
+    /// When, and at what rate.
+    pub act: Act,
+}
+
 /// Where the counts are that every instance has to know: for each limit's name and subject the time in microseconds
 /// since the epoch at which the bucket is full.
 #[async_trait]
 pub trait SharedCounts: Send + Sync {
-    /// Counts an act if it is allowed. Acts that come at once MUST be judged one after the other.
+    /// Counts these acts, in their order, up to the first that is not allowed: gives what became of each up to that one.
+    /// Acts that come at once MUST be judged one after the other.
     ///
     /// # Errors
     /// [`Unavailable`] when it cannot count now.
-    async fn take(&self, limit: &'static str, subject: String, act: Act) -> Result<Counted, Unavailable>;
+    async fn take(&self, acts: Vec<SharedAct>) -> Result<Vec<Counted>, Unavailable>;
 
     /// When the bucket is full; `None` where it is.
     ///
@@ -192,21 +204,58 @@ impl Limiter {
     fn shared(&self, limit: Limit) -> Option<&dyn SharedCounts> {
         self.shared.as_deref().filter(|_| limit.scope() == Scope::Shared)
     }
+
+    /// Counts acts where every instance looks, up to the first that is not allowed, and remembers what it learnt.
+    async fn take_shared(
+        &self,
+        acts: Vec<(Limit, String, Act)>,
+    ) -> Result<Result<(), OverLimit>, Unavailable> {
+        let Some(shared) = self.shared.as_deref().filter(|_| !acts.is_empty()) else { return Ok(Ok(())) };
+        let asked = acts.iter().map(|(limit, subject, act)| SharedAct {
+            limit: limit.name(),
+            subject: subject.clone(),
+            act: *act,
+        });
+        let counted = shared.take(asked.collect()).await?;
+        let mut judged = Ok(());
+        for ((limit, subject, act), counted) in acts.into_iter().zip(counted) {
+            if let Some((_, known)) = self.act(limit) {
+                known.set(subject, counted.full_at);
+            }
+            if !counted.is_allowed {
+                judged = Err(OverLimit { limit, retry_after: act.wait(counted.full_at) });
+            }
+        }
+        Ok(judged)
+    }
 }
 
 #[async_trait]
 impl RateLimiter for Limiter {
     async fn take(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable> {
-        let Some((act, known)) = self.act(limit) else { return Ok(Verdict::Allowed) };
-        let Some(shared) = self.shared(limit) else {
-            return Ok(verdict(known.replace(subject, |full_at| act.take(full_at))));
-        };
-        if let Err(wait) = act.take(known.get(&subject)) {
-            return Ok(Verdict::RetryAfter(wait));
+        let taken = self.take_each(vec![(limit, subject)]).await?;
+        Ok(taken.map_or_else(|over| Verdict::RetryAfter(over.retry_after), |()| Verdict::Allowed))
+    }
+
+    async fn take_each(&self, acts: Vec<(Limit, String)>) -> Result<Result<(), OverLimit>, Unavailable> {
+        let mut shared = Vec::new();
+        for (limit, subject) in acts {
+            let Some((act, known)) = self.act(limit) else { continue };
+            let over = |retry_after| OverLimit { limit, retry_after };
+            let is_shared = self.shared(limit).is_some();
+            let judged = if is_shared {
+                act.take(known.get(&subject)).map(|_| shared.push((limit, subject, act))).map_err(over)
+            } else if let Err(over) = self.take_shared(std::mem::take(&mut shared)).await? {
+                return Ok(Err(over));
+            } else {
+                known.replace(subject, |full_at| act.take(full_at)).map(drop).map_err(over)
+            };
+            if judged.is_err() {
+                // Nothing follows it, but what came before it is counted.
+                return Ok(self.take_shared(shared).await?.and(judged));
+            }
         }
-        let counted = shared.take(limit.name(), subject.clone(), act).await?;
-        known.set(subject, counted.full_at);
-        Ok(if counted.is_allowed { Verdict::Allowed } else { Verdict::RetryAfter(act.wait(counted.full_at)) })
+        self.take_shared(shared).await
     }
 
     async fn look(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable> {

@@ -86,9 +86,9 @@ struct Empty(AtomicUsize);
 
 #[async_trait]
 impl SharedCounts for Empty {
-    async fn take(&self, _: &'static str, _: String, act: Act) -> Result<Counted, Unavailable> {
+    async fn take(&self, acts: Vec<SharedAct>) -> Result<Vec<Counted>, Unavailable> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(Counted { is_allowed: false, full_at: act.empty_until })
+        Ok(acts.iter().take(1).map(|of| Counted { is_allowed: false, full_at: of.act.empty_until }).collect())
     }
 
     async fn full_at(&self, _: &'static str, _: String) -> Result<Option<i64>, Unavailable> {

@@ -20,6 +20,7 @@ use super::gathered::Gathered;
 use super::migrations::{Migrator, SCHEMA_TABLE, TABLES};
 use super::outbox::Settled;
 use super::write::{self, Together};
+use crate::limits::{Counted, SharedAct};
 
 /// The engines of this build, for messages.
 pub(super) const ENGINES: &str = if cfg!(all(feature = "sqlite", feature = "postgres")) {
@@ -155,7 +156,7 @@ pub(super) struct Gatherings {
     pub(super) counts_hold: AtomicBool,
     /// Acts under limits.
     #[cfg(feature = "limits")]
-    pub(super) acts: Arc<Gathered<super::limits::Taken, crate::limits::Counted>>,
+    pub(super) acts: Arc<Gathered<Vec<SharedAct>, Vec<Counted>>>,
 }
 
 impl Gatherings {

@@ -17,7 +17,7 @@ use super::error::{StorageError, unavailable};
 use super::gathered::Batch;
 use super::storable_subject;
 use super::write::OnEach;
-use crate::limits::{Act, Counted, SharedCounts};
+use crate::limits::{Act, Counted, SharedAct, SharedCounts};
 
 const PORT: &str = "rate limiter";
 
@@ -65,12 +65,8 @@ const GIVE_BACK: OnEach = OnEach {
 /// Parameters: limit, subject.
 const READ: &str = "SELECT full_at_us FROM rate_limit WHERE name = $1 AND subject = $2";
 
-/// An act under a limit.
-pub(super) struct Taken {
-    limit: &'static str,
-    subject: String,
-    act: Act,
-}
+/// Acts of one caller, which are judged in their order up to the first that is not allowed.
+type Acts = Vec<SharedAct>;
 
 /// What comes of acts under one limit that are judged at once.
 struct SameLimit {
@@ -83,9 +79,9 @@ struct SameLimit {
 
 impl SameLimit {
     /// By limit, with the places of the acts.
-    fn sort(acts: &[Taken]) -> Vec<Self> {
+    fn sort(acts: &[&SharedAct]) -> Vec<Self> {
         let mut sorted: Vec<Self> = Vec::new();
-        for (place, Taken { limit, subject, act }) in acts.iter().enumerate() {
+        for (place, SharedAct { limit, subject, act }) in acts.iter().enumerate() {
             let same = sorted.iter_mut().find(|known| known.limit == *limit && known.act.has_same_rate(*act));
             match same {
                 Some(known) => {
@@ -122,7 +118,7 @@ impl SameLimit {
 impl Database {
     /// Judges acts, in their order. On SQLite they are told before they are durable, as on PostgreSQL; but once that came to
     /// nothing, such as on a full disk, nobody is told early until counts are durable again.
-    async fn take_all(&self, batch: Batch<Taken, Counted>) -> Result<Vec<Counted>, StorageError> {
+    async fn take_all(&self, batch: Batch<Acts, Vec<Counted>>) -> Result<Vec<Vec<Counted>>, StorageError> {
         if self.together().is_some() {
             let early = self.gathered().counts_hold.load(Ordering::Relaxed);
             let judged = self.write(move |transaction| {
@@ -142,9 +138,30 @@ impl Database {
             }
             return judged;
         }
-        let acts = batch.keys();
+        let callers = batch.keys();
+        let mut judged = vec![Vec::new(); callers.len()];
+        // The first of each, then the second of those whose first is allowed, and so on.
+        for round in 0.. {
+            let due = callers
+                .iter()
+                .zip(&mut judged)
+                .filter(|(_, judged)| judged.iter().all(|act: &Counted| act.is_allowed));
+            let due = due.filter_map(|(acts, judged)| Some((acts.get(round)?, judged)));
+            let (acts, judged): (Vec<_>, Vec<_>) = due.unzip();
+            if acts.is_empty() {
+                break;
+            }
+            for (judged, act) in judged.into_iter().zip(self.take_at_once(&acts).await?) {
+                judged.push(act);
+            }
+        }
+        Ok(judged)
+    }
+
+    /// Judges acts of as many callers by one statement for each limit.
+    async fn take_at_once(&self, acts: &[&SharedAct]) -> Result<Vec<Counted>, StorageError> {
         let mut judged = vec![None; acts.len()];
-        for same in SameLimit::sort(&acts) {
+        for same in SameLimit::sort(acts) {
             let full_at = self.take_together(&same).await?;
             for (subject, places) in &same.subjects {
                 // The last of them left the bucket as it is; each before it, by an interval fuller.
@@ -219,28 +236,36 @@ impl Database {
 }
 
 /// Judges acts in a transaction that no other one that writes is beside.
-async fn judge_in(transaction: &DatabaseTransaction, acts: &[Taken]) -> Result<Vec<Counted>, StorageError> {
+async fn judge_in(
+    transaction: &DatabaseTransaction,
+    callers: &[Acts],
+) -> Result<Vec<Vec<Counted>>, StorageError> {
     let run = |sql, list| Statement::from_sql_and_values(DbBackend::Sqlite, sql, [Value::from(list)]);
-    let asked: BTreeSet<_> = acts.iter().map(|taken| (taken.limit, taken.subject.as_str())).collect();
+    let asked: BTreeSet<_> = callers.iter().flatten().map(|of| (of.limit, of.subject.as_str())).collect();
     let row = transaction.query_one_raw(run(COUNTED, serde_json::to_string(&asked)?)).await?;
     let known: Option<String> = row.map(|row| row.try_get_by_index(0)).transpose()?;
     let known: Vec<(String, String, i64)> = serde_json::from_str(known.as_deref().unwrap_or("[]"))?;
     let mut full_at: HashMap<_, _> =
         known.iter().map(|(limit, subject, at)| ((limit.as_str(), subject.as_str()), *at)).collect();
     let mut changed = BTreeMap::new();
-    let mut judged = Vec::with_capacity(acts.len());
-    for Taken { limit, subject, act } in acts {
-        let key = (*limit, subject.as_str());
-        let before = full_at.get(&key).copied();
-        let counted = match act.take(before) {
-            Ok(at) => {
+    let mut judged = Vec::with_capacity(callers.len());
+    for acts in callers {
+        let mut of_caller: Vec<Counted> = Vec::with_capacity(acts.len());
+        for SharedAct { limit, subject, act } in acts {
+            let key = (*limit, subject.as_str());
+            let before = full_at.get(&key).copied();
+            let taken = act.take(before);
+            if let Ok(at) = taken {
                 full_at.insert(key, at);
                 changed.insert(key, at);
-                Counted { is_allowed: true, full_at: at }
             }
-            Err(_wait) => Counted { is_allowed: false, full_at: before.unwrap_or(act.empty_until) },
-        };
-        judged.push(counted);
+            let full_at = taken.unwrap_or_else(|_wait| before.unwrap_or(act.empty_until));
+            of_caller.push(Counted { is_allowed: taken.is_ok(), full_at });
+            if taken.is_err() {
+                break;
+            }
+        }
+        judged.push(of_caller);
     }
     if !changed.is_empty() {
         let changed: Vec<_> = changed.iter().map(|((limit, subject), at)| (limit, subject, at)).collect();
@@ -251,10 +276,12 @@ async fn judge_in(transaction: &DatabaseTransaction, acts: &[Taken]) -> Result<V
 
 #[async_trait]
 impl SharedCounts for Database {
-    async fn take(&self, limit: &'static str, subject: String, act: Act) -> Result<Counted, Unavailable> {
-        let taken = Taken { limit, subject: storable_subject(&subject), act };
+    async fn take(&self, mut acts: Vec<SharedAct>) -> Result<Vec<Counted>, Unavailable> {
+        for act in &mut acts {
+            act.subject = storable_subject(&act.subject);
+        }
         let database = self.clone();
-        let judged = self.gathered().acts.ask(taken, move |batch| {
+        let judged = self.gathered().acts.ask(acts, move |batch| {
             let database = database.clone();
             async move { database.take_all(batch).await }
         });

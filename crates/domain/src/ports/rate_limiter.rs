@@ -119,6 +119,20 @@ pub trait RateLimiter: Send + Sync {
     /// [`Unavailable`] when it cannot count now.
     async fn take(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable>;
 
+    /// Counts one act under each of these limits, in their order, up to the first under which it may not be done: what
+    /// comes before that one stays counted. Where the counts are elsewhere, an adapter may ask for all of them at once.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when it cannot count now.
+    async fn take_each(&self, acts: Vec<(Limit, String)>) -> Result<Result<(), OverLimit>, Unavailable> {
+        for (limit, subject) in acts {
+            if let Err(over) = self.take(limit, subject).await?.over(limit) {
+                return Ok(Err(over));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// Whether `subject` may act now, without counting anything.
     ///
     /// # Errors

@@ -105,9 +105,9 @@ impl Contacts {
         if let Some(ip) = request.client_ip {
             self.take::<RequestTokenError>(Limit::RequestTokenPerClient, client_subject(ip)).await?;
         }
-        let subject = self.secrets.address_key(&address).to_hex();
-        self.take::<RequestTokenError>(Limit::RequestTokenPerAddress, subject).await?;
         let Some(server) = validator else { return self.request_here(&request, &address).await };
+        let (limit, subject) = self.per_address(&address);
+        self.take::<RequestTokenError>(limit, subject).await?;
         if self.store.owner(&address).await?.is_some() {
             return Err(RequestTokenError::InUse);
         }
@@ -160,29 +160,34 @@ impl Contacts {
         Ok(Opened { sid, submit_url, has_code: false })
     }
 
+    fn per_address(&self, address: &Address) -> (Limit, String) {
+        (Limit::RequestTokenPerAddress, self.secrets.address_key(address).to_hex())
+    }
+
+    /// What is stored is read before the request is counted, and told nobody until it is: so the counts are asked for
+    /// together.
     async fn request_here(&self, request: &Request, address: &Address) -> Result<Opened, RequestTokenError> {
         let key = self.secrets.session_key(address, &request.client_secret);
         let (owner, current) = join(self.store.owner(address), self.store.current_session(key)).await;
         let is_taken = owner?.is_some();
+        let mut current = current?;
+        let mut due = vec![self.per_address(address)];
         if is_taken && !self.policy.hides_in_use() {
+            self.take_each(due).await?;
             return Err(RequestTokenError::InUse);
         }
-        let mut current = current?;
         let asked = &Asked { request, address, is_taken };
-        let mut is_counted = false;
+        let mut is_counted_in_all = false;
         for _ in 0..DECISIONS {
             let (opened, unit) = match current {
                 Some(session) => self.continue_session(session, asked),
                 None => self.open_session(UnitOfWork::new(), asked),
             };
-            let Some(unit) = unit else { return Ok(opened) };
-            if !std::mem::replace(&mut is_counted, true) {
-                self.take_of_all(match address.medium() {
-                    Medium::Email => Limit::MailsInAll,
-                    Medium::Msisdn => Limit::SmsInAll,
-                })
-                .await?;
+            if unit.is_some() && !std::mem::replace(&mut is_counted_in_all, true) {
+                due.push((in_all(address.medium()), EVERYBODY.to_owned()));
             }
+            self.take_each(std::mem::take(&mut due)).await?;
+            let Some(unit) = unit else { return Ok(opened) };
             match self.store.commit(unit).await {
                 Ok(()) => return Ok(opened),
                 Err(CommitError::Conflict(_another_request_came_first)) => {}
@@ -193,14 +198,19 @@ impl Contacts {
         Err(too_many_conflicts().into())
     }
 
-    /// Counts one message of those that everybody has together. What is beyond is refused and not kept for later: its
-    /// token would end before its turn came, and a flood that waits holds up all that comes after it.
-    async fn take_of_all(&self, limit: Limit) -> Result<(), RequestTokenError> {
-        let taken = self.take(limit, EVERYBODY.to_owned()).await;
-        if let Err(RequestTokenError::Limited(over)) = &taken {
+    /// Counts a request. What is beyond the limit of everybody together is refused and not kept for later: its token
+    /// would end before its turn came, and a flood that waits holds up all that comes after it.
+    async fn take_each(&self, acts: Vec<(Limit, String)>) -> Result<(), RequestTokenError> {
+        if acts.is_empty() {
+            return Ok(());
+        }
+        let taken = self.rate_limiter.take_each(acts).await?;
+        if let Err(over) = &taken
+            && matches!(over.limit, Limit::MailsInAll | Limit::SmsInAll)
+        {
             self.held_back.say(over.limit, self.clock.now());
         }
-        taken
+        Ok(taken?)
     }
 
     fn continue_session(
@@ -289,4 +299,12 @@ impl Contacts {
 /// What the client is told of a session of ours.
 fn opened(session: &ValidationSession) -> Opened {
     Opened { sid: session.sid().clone(), submit_url: None, has_code: session.has_code() }
+}
+
+/// The limit of what everybody together is sent.
+fn in_all(medium: Medium) -> Limit {
+    match medium {
+        Medium::Email => Limit::MailsInAll,
+        Medium::Msisdn => Limit::SmsInAll,
+    }
 }

@@ -330,6 +330,7 @@ macro_rules! rate_limiter_contract {
         $crate::contract_cases! { rate_limiter, $backend,
             [
                 a_burst_is_allowed_and_then_one_act_per_interval
+                acts_under_several_limits_are_counted_up_to_the_first_that_is_refused
                 each_subject_of_each_limit_is_counted_on_its_own
                 a_look_tells_and_counts_nothing
                 no_more_is_given_back_than_was_taken

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{BoxFuture, Spawner, race};
 use crate::model::Timestamp;
-use crate::ports::{Clock, EVERYBODY, Limit, RateLimiter, Scope, Verdict};
+use crate::ports::{Clock, EVERYBODY, Limit, OverLimit, RateLimiter, Scope, Verdict};
 use crate::testing::FixedClock;
 
 /// How many acts each limit of the kit allows at once.
@@ -92,6 +92,42 @@ pub async fn a_burst_is_allowed_and_then_one_act_per_interval(backend: &LimiterB
             Verdict::Allowed,
             "no more than a burst is saved up"
         );
+    }
+}
+
+/// Of acts under several limits those are counted that come before the first which is refused, and no other.
+pub async fn acts_under_several_limits_are_counted_up_to_the_first_that_is_refused(backend: &LimiterBackend) {
+    use Limit::{CodesPerAddress, MailsInAll, RequestTokenPerAddress, SubmitPerClient, SubmitPerSession};
+    for (turn, [first, second, third]) in [
+        [RequestTokenPerAddress, MailsInAll, CodesPerAddress],
+        [SubmitPerClient, MailsInAll, SubmitPerSession],
+        [RequestTokenPerAddress, SubmitPerClient, MailsInAll],
+        [MailsInAll, MailsInAll, MailsInAll],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let subject = |place: &str| format!("{turn} {place}");
+        let acts = || vec![(first, subject("a")), (second, subject("b")), (third, subject("c"))];
+        let take_each = || async { backend.limiter.take_each(acts()).await.expect("the limiter answers") };
+        assert_eq!(take_each().await, Ok(()), "{turn}");
+        // Where others look, too, they are who exhausts it.
+        let other =
+            if second.scope() == Scope::Shared { backend.another().await } else { backend.limiter.clone() };
+        for _ in 1..BURST {
+            assert_eq!(take(&*other, second, &subject("b")).await, Verdict::Allowed, "{turn}");
+        }
+        let over = Err(OverLimit { limit: second, retry_after: INTERVAL });
+        assert_eq!((take_each().await, take_each().await), (over, over), "{turn}");
+        for (limit, place, taken) in [(first, "a", 3), (third, "c", 1)] {
+            for _ in taken..BURST {
+                assert_eq!(backend.take(limit, &subject(place)).await, Verdict::Allowed, "{turn} {place}");
+            }
+            assert_ne!(backend.take(limit, &subject(place)).await, Verdict::Allowed, "{turn} {place}");
+        }
+        assert_eq!(take_each().await.map_err(|over| over.limit), Err(first), "{turn}");
+        let none = backend.limiter.take_each(Vec::new()).await;
+        assert!(matches!(none, Ok(Ok(()))), "{turn}: {none:?}");
     }
 }
 
@@ -188,5 +224,25 @@ pub async fn acts_at_once_are_each_counted(backend: &LimiterBackend, spawn: Spaw
         let verdicts = race(spawn, acts).await;
         let allowed = verdicts.iter().filter(|verdict| **verdict == Verdict::Allowed).count();
         assert_eq!(allowed, BURST as usize, "{limit:?}: {verdicts:?}");
+    }
+    // Each under a limit of its own, and then all under one.
+    let another = backend.another().await;
+    let each = |number: usize| {
+        let limiter = if number.is_multiple_of(2) { backend.limiter.clone() } else { another.clone() };
+        let acts = vec![
+            (Limit::RequestTokenPerAddress, format!("at once {number}")),
+            (Limit::MailsInAll, "at once".to_owned()),
+        ];
+        async move { limiter.take_each(acts).await.expect("the limiter answers") }
+    };
+    let verdicts = race(spawn, (0..40).map(each).collect()).await;
+    let allowed = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
+    assert_eq!(allowed, BURST as usize, "{verdicts:?}");
+    for number in 0..40 {
+        let subject = format!("at once {number}");
+        for _ in 1..BURST {
+            assert_eq!(backend.take(Limit::RequestTokenPerAddress, &subject).await, Verdict::Allowed);
+        }
+        assert_ne!(backend.take(Limit::RequestTokenPerAddress, &subject).await, Verdict::Allowed);
     }
 }
