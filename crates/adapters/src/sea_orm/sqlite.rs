@@ -54,11 +54,12 @@ pub(super) async fn open(settings: &ConnectSettings) -> Result<Opened, ConnectEr
         .foreign_keys(true)
         // What a statement would need to be undone is kept in memory, not in a file of its own.
         .pragma("temp_store", "MEMORY");
-    // Keys are random, so a change meets pages everywhere: in memory 8 MiB of them, and in the log as many as are worth
+    // Some keys are random, so a change meets pages everywhere: in memory 8 MiB of them, and in the log as many as are worth
     // the wait while they are copied into the file, 16 MiB.
     let writing = options.clone().pragma("cache_size", "-8192").pragma("wal_autocheckpoint", "4096");
     let writer = pool(settings, 1, writing).await.map_err(|error| explain(&path, &error))?;
-    let reading = options.pragma("query_only", "ON");
+    // A look-up among millions meets pages of every level of its trees; a file that has fewer pages takes no more memory.
+    let reading = options.pragma("query_only", "ON").pragma("cache_size", "-16384");
     let readers =
         pool(settings, settings.readers.max(1), reading).await.map_err(|error| explain(&path, &error))?;
     let name = path.display().to_string();
