@@ -71,10 +71,13 @@ pub(crate) async fn take(
 async fn converse(mut stream: TcpStream, taken: impl Fn(&[u8])) -> Outcome<()> {
     stream.set_nodelay(true)?;
     stream.write_all(b"220 bench ESMTP\r\n").await?;
-    let (mut buffer, mut in_mail) = (Vec::with_capacity(16 * 1024), false);
+    let (mut buffer, mut replies, mut in_mail) = (Vec::with_capacity(16 * 1024), Vec::new(), false);
     loop {
         let end: &[u8] = if in_mail { b"\r\n.\r\n" } else { b"\r\n" };
         let Some(at) = buffer.windows(end.len()).position(|window| window == end) else {
+            // As RFC 2920 recommends, once nothing is left to answer.
+            stream.write_all(&replies).await?;
+            replies.clear();
             // Or a client that waits for its last packet to be acknowledged waits for 40 ms.
             rustix::net::sockopt::set_tcp_quickack(&stream, true)?;
             if stream.read_buf(&mut buffer).await? == 0 {
@@ -89,7 +92,7 @@ async fn converse(mut stream: TcpStream, taken: impl Fn(&[u8])) -> Outcome<()> {
             b"250 taken\r\n"
         } else {
             match said.get(..4).unwrap_or_default().to_ascii_uppercase().as_slice() {
-                b"EHLO" => b"250-bench\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
+                b"EHLO" => b"250-bench\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
                 b"DATA" => {
                     in_mail = true;
                     b"354 go on\r\n"
@@ -101,6 +104,6 @@ async fn converse(mut stream: TcpStream, taken: impl Fn(&[u8])) -> Outcome<()> {
                 _ => b"250 ok\r\n",
             }
         };
-        stream.write_all(reply).await?;
+        replies.extend_from_slice(reply);
     }
 }

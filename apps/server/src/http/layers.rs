@@ -89,15 +89,20 @@ fn close_after_an_unread_body(response: &mut Response) {
 ///
 /// [on all requests]: https://spec.matrix.org/v1.18/client-server-api/#web-browser-clients
 fn permit_browsers(response: &mut Response) {
+    // Each value is checked once, when this is compiled.
+    static PERMISSIONS: [(HeaderName, HeaderValue); 4] = [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS")),
+        (
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),
+        ),
+        (ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After, X-Request-Id")),
+    ];
     let headers = response.headers_mut();
     headers.reserve(8);
-    for (name, value) in [
-        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
-        (ACCESS_CONTROL_ALLOW_HEADERS, "X-Requested-With, Content-Type, Authorization"),
-        (ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After, X-Request-Id"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
+    for (name, value) in &PERMISSIONS {
+        headers.insert(name, value.clone());
     }
 }
 

@@ -8,8 +8,12 @@
 //! The connections are kept here and not in lettre's own pool: that one takes a connection back in the middle of a
 //! command whose time ran out, and would read the late reply as the answer to the next mail's command.
 //!
+//! A mail takes two round trips where the server takes commands in a row ([RFC 2920]), and else four. What a mail holds
+//! leaves in one write: the end of it, sent alone, would wait until the server's system has acknowledged the rest.
+//!
 //! [RFC 5321]: https://www.rfc-editor.org/rfc/rfc5321
 //! [RFC 6531]: https://www.rfc-editor.org/rfc/rfc6531
+//! [RFC 2920]: https://www.rfc-editor.org/rfc/rfc2920
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,7 +25,7 @@ use lettre::Message;
 use lettre::transport::smtp::Error as SmtpError;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt};
+use lettre::transport::smtp::commands::{Data, Ehlo, Mail as MailFrom, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use threepid_domain::ports::{DeliveryError, Mail, Mailer};
 use tokio::sync::Semaphore;
@@ -146,7 +150,14 @@ pub struct SmtpMailer {
     hello_name: ClientId,
     tls: Option<TlsParameters>,
     slots: Semaphore,
-    idle: Mutex<Vec<(AsyncSmtpConnection, Instant)>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+}
+
+/// A connection to the mail server, greeted and signed in.
+struct Connection {
+    smtp: AsyncSmtpConnection,
+    /// Whether the server takes a command before it has answered the one before it.
+    pipelines: bool,
 }
 
 impl SmtpMailer {
@@ -198,11 +209,7 @@ impl SmtpMailer {
     }
 
     /// Keeps the connection for the next mail, or closes it.
-    async fn end(
-        &self,
-        mut connection: AsyncSmtpConnection,
-        ended: Result<(), Failed>,
-    ) -> Result<(), DeliveryError> {
+    async fn end(&self, mut connection: Connection, ended: Result<(), Failed>) -> Result<(), DeliveryError> {
         match ended {
             Ok(()) => {
                 self.lock().push((connection, Instant::now()));
@@ -210,25 +217,25 @@ impl SmtpMailer {
             }
             Err(Failed::AtOnce(error) | Failed::Later(error)) => {
                 // What the server thinks of the half mail is unknown, so the connection ends here.
-                let _ = timeout(GOODBYE, connection.abort()).await;
+                let _ = timeout(GOODBYE, connection.smtp.abort()).await;
                 Err(error)
             }
         }
     }
 
     /// The connection used last, if that was a moment ago.
-    fn just_used(&self) -> Option<AsyncSmtpConnection> {
+    fn just_used(&self) -> Option<Connection> {
         let mut idle = self.lock();
         let last = idle.pop_if(|(_, since)| since.elapsed() < JUST_USED)?;
         Some(last.0)
     }
 
     /// A connection that answers: the one used last, or a new one.
-    async fn connection(&self) -> Result<AsyncSmtpConnection, DeliveryError> {
+    async fn connection(&self) -> Result<Connection, DeliveryError> {
         loop {
             let Some((mut connection, since)) = self.lock().pop() else { break };
             if since.elapsed() < LONGEST_IDLE
-                && timeout(self.settings.timeout, connection.test_connected()).await == Ok(true)
+                && timeout(self.settings.timeout, connection.smtp.test_connected()).await == Ok(true)
             {
                 return Ok(connection);
             }
@@ -238,7 +245,7 @@ impl SmtpMailer {
         connected.map_err(|error| transient(&format!("connecting to the mail server: {error}")))
     }
 
-    async fn connect(&self) -> Result<AsyncSmtpConnection, Box<dyn std::error::Error + Send + Sync>> {
+    async fn connect(&self) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
         let SmtpSettings { host, port, security, timeout, .. } = &self.settings;
         let from_the_start = self.tls.clone().filter(|_| *security == SmtpSecurity::Tls);
         let server = (host.as_str(), *port);
@@ -253,6 +260,9 @@ impl SmtpMailer {
         if let Some(tls) = self.tls.clone().filter(|_| *security == SmtpSecurity::StartTls) {
             connection.starttls(tls, &self.hello_name).await?;
         }
+        // Asked once more, since lettre reads of the first answer only what it makes use of itself.
+        let hello = connection.command(Ehlo::new(self.hello_name.clone())).await;
+        let pipelines = hello.is_ok_and(|hello| hello.message().any(|line| line.trim() == "PIPELINING"));
         if let Some((user, password)) = &self.settings.credentials {
             let credentials = Credentials::new(user.clone(), password.clone());
             // The reply could repeat what was sent, so only its code is told.
@@ -263,10 +273,11 @@ impl SmtpMailer {
                 }
             })?;
         }
-        Ok(connection)
+        Ok(Connection { smtp: connection, pipelines })
     }
 
-    async fn transfer(&self, connection: &mut AsyncSmtpConnection, message: &Message) -> Result<(), Failed> {
+    async fn transfer(&self, connection: &mut Connection, message: &Message) -> Result<(), Failed> {
+        let Connection { smtp: connection, pipelines } = connection;
         let bytes = message.formatted();
         let envelope = message.envelope();
         let has = |extension| connection.server_info().supports_feature(extension);
@@ -288,13 +299,26 @@ impl SmtpMailer {
             }
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
-        self.answer(connection.command(MailFrom::new(envelope.from().cloned(), parameters))).await?;
-        for recipient in envelope.to() {
-            let recipient = Rcpt::new(recipient.clone(), Vec::new());
-            self.answer(connection.command(recipient)).await.map_err(Failed::later)?;
+        let mut commands = vec![MailFrom::new(envelope.from().cloned(), parameters).to_string()];
+        commands.extend(envelope.to().iter().map(|to| Rcpt::new(to.clone(), Vec::new()).to_string()));
+        commands.push(Data.to_string());
+        if *pipelines {
+            // Where one is refused the connection ends, and with it a mail that was begun without a recipient.
+            self.answer(connection.command(commands.concat())).await?;
+            for _ in commands.iter().skip(1) {
+                self.answer(connection.read_response()).await.map_err(Failed::later)?;
+            }
+        } else {
+            for (place, command) in commands.into_iter().enumerate() {
+                let answered = self.answer(connection.command(command)).await;
+                if place == 0 { answered? } else { answered.map_err(Failed::later)? }
+            }
         }
-        self.answer(connection.command(Data)).await.map_err(Failed::later)?;
-        self.answer(connection.message(&bytes)).await.map_err(Failed::later)
+        let answered = match str::from_utf8(&bytes) {
+            Ok(text) => self.answer(connection.command(content(text))).await,
+            Err(_) => self.answer(connection.message(&bytes)).await,
+        };
+        answered.map_err(Failed::later)
     }
 
     /// Waits for the reply to one command.
@@ -316,9 +340,19 @@ impl SmtpMailer {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(AsyncSmtpConnection, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Connection, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What follows `DATA`: a line that begins with a dot has another one put before it, and a dot alone ends the mail.
+fn content(mail: &str) -> String {
+    let mut content = mail.replace("\r\n.", "\r\n..");
+    if mail.starts_with('.') {
+        content.insert(0, '.');
+    }
+    content.push_str(if mail.ends_with("\r\n") { ".\r\n" } else { "\r\n.\r\n" });
+    content
 }
 
 /// Why a mail was not taken.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sea_orm::sea_query::{CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Order, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Iterable,
-    QueryFilter, QueryResult, QuerySelect, QueryTrait, Statement, Value,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
+    QueryResult, QuerySelect, QueryTrait, Statement, Value,
 };
 use serde::Serialize;
 use threepid_domain::model::{Backlog, Claimed, LeaseId, MessageId, Settlement, Timestamp};
@@ -39,7 +39,7 @@ impl Outbox for SeaOrmStore {
             let mut claimed = Vec::with_capacity(rows.len());
             for row in rows {
                 let id = MessageId::new(row.id.clone());
-                match row.parse() {
+                match row.parse(lease_id.clone()) {
                     Ok(message) => claimed.push(message),
                     Err(error) => self.bury(&id, &lease_id, now, &error).await?,
                 }
@@ -69,15 +69,66 @@ impl Outbox for SeaOrmStore {
 }
 
 impl SeaOrmStore {
-    /// Leases what is due, in one statement, so that no two claims meet the same row.
+    /// Leases what is due.
     async fn lease(
         &self,
         now: Timestamp,
         until: Timestamp,
         lease_id: &LeaseId,
         limit: usize,
-    ) -> Result<Vec<outbox::Model>, StorageError> {
-        use outbox::Column::{Attempts, CreatedAt, DueAt, Id, LeaseId, LeasedUntil, State};
+    ) -> Result<Vec<outbox::Leased>, StorageError> {
+        let limit = u64::try_from(limit).map_or(MOST_AT_ONCE, |limit| Ord::min(limit, MOST_AT_ONCE));
+        let mut rows = if self.database().together().is_some() {
+            self.lease_together(now, until, lease_id, limit).await?
+        } else {
+            self.lease_beside_others(now, until, lease_id, limit).await?
+        };
+        // Neither promises an order.
+        rows.sort_by(|a, b| a.order().cmp(&b.order()));
+        Ok(rows)
+    }
+
+    /// In a transaction that no other one which writes is beside; what is leased is given as one row.
+    async fn lease_together(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        lease_id: &LeaseId,
+        limit: u64,
+    ) -> Result<Vec<outbox::Leased>, StorageError> {
+        let statement = |sql, values| Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+        let due = statement(DUE_ON_SQLITE, vec![outbox::QUEUED.into(), ms(now).into(), limit.into()]);
+        let (until, lease_id) = (ms(until), lease_id.as_str().to_owned());
+        let leased = self.database().write(move |transaction| {
+            let (due, lease_id) = (due.clone(), lease_id.clone());
+            Box::pin(async move {
+                let row = transaction.query_one_raw(due).await?;
+                let rows: Option<String> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+                let rows: Vec<outbox::Leased> =
+                    serde_json::from_str(rows.as_deref().unwrap_or("[]")).map_err(StorageError::from)?;
+                if !rows.is_empty() {
+                    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+                    let ids = serde_json::to_string(&ids).map_err(StorageError::from)?;
+                    let values = vec![lease_id.into(), until.into(), ids.into()];
+                    transaction.execute_raw(statement(LEASE_ON_SQLITE, values)).await?;
+                }
+                Ok(rows)
+            })
+        });
+        leased.await.map_err(StorageError::from_statement)
+    }
+
+    /// In one statement, so that no two claims meet the same row.
+    async fn lease_beside_others(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        lease_id: &LeaseId,
+        limit: u64,
+    ) -> Result<Vec<outbox::Leased>, StorageError> {
+        use outbox::Column::{
+            Attempts, CreatedAt, DueAt, Id, LeaseId, LeasedUntil, NotAfter, Payload, State,
+        };
 
         let unleased = Condition::any().add(LeasedUntil.is_null()).add(LeasedUntil.lte(ms(now)));
         let claimable = Condition::all().add(State.eq(outbox::QUEUED)).add(DueAt.lte(ms(now))).add(unleased);
@@ -88,8 +139,8 @@ impl SeaOrmStore {
             .order_by(DueAt, Order::Asc)
             .order_by(CreatedAt, Order::Asc)
             .order_by(Id, Order::Asc)
-            .limit(u64::try_from(limit).map_or(MOST_AT_ONCE, |limit| Ord::min(limit, MOST_AT_ONCE)))
-            // PostgreSQL's claims pass each other; SQLite has one writer, and sea-query leaves this out for it.
+            .limit(limit)
+            // Claims pass each other.
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .take();
         // Apart, since PostgreSQL may run a subquery more than once, and each time would find other rows to lock.
@@ -104,17 +155,10 @@ impl SeaOrmStore {
             .and_where(Id.in_subquery(chosen))
             // Once more: it holds without SKIP LOCKED, too, where rivals wait for each other.
             .cond_where(claimable)
-            // By name, since a newer version may add columns while this one runs.
-            .returning(Query::returning().columns(outbox::Column::iter()))
+            .returning(Query::returning().columns([Id, Payload, CreatedAt, DueAt, NotAfter, Attempts]))
             .take();
-        let rows = self.database().execute_returning(&lease).await?;
-        let mut rows = rows
-            .iter()
-            .map(|row| outbox::Model::from_query_result(row, ""))
-            .collect::<Result<Vec<_>, _>>()?;
-        // RETURNING promises no order.
-        rows.sort_by(|a, b| (a.due_at, a.created_at, &a.id).cmp(&(b.due_at, b.created_at, &b.id)));
-        Ok(rows)
+        let rows = self.database().writer().query_all(&lease).await?;
+        Ok(rows.iter().map(|row| outbox::Leased::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
     /// Counts by the index of states; what was sent or has expired is not looked at.
@@ -188,6 +232,16 @@ impl SeaOrmStore {
         Ok(self.database().execute(&delete.into_query()).await? > 0)
     }
 }
+
+/// Parameters: the state of a message that is owed; now; how many.
+const DUE_ON_SQLITE: &str = "SELECT json_group_array(json_array(id, payload, created_at, due_at, not_after, attempts + 1)) \
+     FROM (SELECT id, payload, created_at, due_at, not_after, attempts FROM outbox \
+     WHERE state = $1 AND due_at <= $2 AND (leased_until IS NULL OR leased_until <= $2) \
+     ORDER BY due_at, created_at, id LIMIT $3)";
+
+/// Parameters: lease, its end, ids.
+const LEASE_ON_SQLITE: &str = "UPDATE outbox SET lease_id = $1, leased_until = $2, attempts = attempts + 1 \
+     WHERE id IN (SELECT value FROM json_each($3))";
 
 /// What becomes of a message that stays in the table.
 #[derive(Clone, Debug, Serialize)]

@@ -81,20 +81,6 @@ impl Database {
         Ok(changed.rows_affected())
     }
 
-    /// Runs a single statement that changes something and gives rows.
-    pub(super) async fn execute_returning(
-        &self,
-        statement: &impl StatementBuilder,
-    ) -> Result<Vec<QueryResult>, StorageError> {
-        let Some(together) = self.together() else { return Ok(self.writer().query_all(statement).await?) };
-        let statement = statement.build(&self.writer().get_database_backend());
-        let rows = together.write(move |transaction| {
-            let statement = statement.clone();
-            Box::pin(async move { Ok(transaction.query_all_raw(statement).await?) })
-        });
-        rows.await.map_err(StorageError::from_statement)
-    }
-
     /// Runs a single statement that changes something and is written for each engine; the rows that it gives.
     pub(super) async fn run(
         &self,

@@ -1,13 +1,15 @@
 //! Lines of log for machines: one object of JSON each. A span's fields are written once, when it begins, as they stand in
 //! every line under it.
 
+use std::cell::RefCell;
 use std::fmt::{self, Debug, Write as _};
+use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields};
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::time::{self, FormatTime as _};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -27,8 +29,10 @@ where
     ) -> fmt::Result {
         let metadata = event.metadata();
         writer.write_str("{\"timestamp\":\"")?;
-        SystemTime.format_time(&mut writer)?;
-        write!(writer, "\",\"level\":\"{}\",", metadata.level())?;
+        write_now(&mut writer)?;
+        for part in ["\",\"level\":\"", metadata.level().as_str(), "\","] {
+            writer.write_str(part)?;
+        }
         JsonFields.format_fields(writer.by_ref(), event)?;
         string(&mut writer, "target", metadata.target())?;
         if let Some(span) = context.lookup_current() {
@@ -41,6 +45,26 @@ where
         }
         writer.write_str("}\n")
     }
+}
+
+thread_local! {
+    /// A second since the epoch, and how its time begins: `2026-01-31T01:02:03`.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+}
+
+/// The time in UTC, of which most stays the same for a second.
+fn write_now(writer: &mut format::Writer<'_>) -> fmt::Result {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != now.as_secs() || text.is_empty() {
+            text.clear();
+            time::SystemTime.format_time(&mut format::Writer::new(text))?;
+            text.truncate(text.find('.').unwrap_or(text.len()));
+            *second = now.as_secs();
+        }
+        writer.write_str(text)
+    })?;
+    write!(writer, ".{:06}Z", now.subsec_micros())
 }
 
 /// Each field as `"name":value,`.
@@ -72,7 +96,9 @@ impl Members<'_> {
         if self.written.is_ok() {
             let name = field.name();
             // The names of fields are this program's and its libraries', words with dots between them.
-            self.written = write!(self.writer, "\"{}\":", name.strip_prefix("r#").unwrap_or(name))
+            self.written = ["\"", name.strip_prefix("r#").unwrap_or(name), "\":"]
+                .into_iter()
+                .try_for_each(|part| self.writer.write_str(part))
                 .and_then(|()| write(&mut self.writer))
                 .and_then(|()| self.writer.write_char(','));
         }
@@ -110,7 +136,9 @@ impl Visit for Members<'_> {
 
 /// The member of an object that nothing follows, or a comma does.
 fn string(writer: &mut format::Writer<'_>, name: &str, value: &str) -> fmt::Result {
-    write!(writer, "\"{name}\":")?;
+    for part in ["\"", name, "\":"] {
+        writer.write_str(part)?;
+    }
     quoted(writer, |text| text.write_str(value))
 }
 

@@ -52,6 +52,12 @@ impl Default for Script {
     }
 }
 
+/// A server that waits for no command, and one that does not say so.
+fn both() -> [Script; 2] {
+    let pipelines = Script { extensions: &["8BITMIME", "AUTH PLAIN", "PIPELINING"], ..Script::default() };
+    [Script::default(), pipelines]
+}
+
 #[derive(Default)]
 pub(crate) struct Seen {
     connections: AtomicUsize,
@@ -211,16 +217,62 @@ fn told(error: &DeliveryError) -> String {
 
 #[tokio::test]
 async fn a_mail_is_given_to_the_server_and_the_connection_is_used_again() {
-    let server = Server::start(Script::default()).await;
-    let mailer = server.mailer();
-    mailer.send(mail()).await.unwrap();
-    mailer.send(mail()).await.unwrap();
-    assert_eq!(server.connections(), 1);
-    assert_eq!(server.seen.commands("EHLO"), ["EHLO client.example"]);
-    assert_eq!(server.seen.commands("MAIL"), ["MAIL FROM:<noreply@example.org>"; 2]);
-    assert_eq!(server.seen.commands("RCPT"), ["RCPT TO:<alice@example.org>"; 2]);
-    assert_eq!(server.seen.commands("Message-ID"), ["Message-ID: <m1@example.org>"; 2]);
-    assert_eq!(server.seen.commands("..."), ["..."; 2], "lone dots are doubled on the way");
+    for usual in both() {
+        let usual = || usual.clone();
+        let server = Server::start(usual()).await;
+        let mailer = server.mailer();
+        mailer.send(mail()).await.unwrap();
+        mailer.send(mail()).await.unwrap();
+        assert_eq!(server.connections(), 1);
+        assert_eq!(server.seen.commands("EHLO"), ["EHLO client.example"; 2]);
+        assert_eq!(server.seen.commands("MAIL"), ["MAIL FROM:<noreply@example.org>"; 2]);
+        assert_eq!(server.seen.commands("RCPT"), ["RCPT TO:<alice@example.org>"; 2]);
+        assert_eq!(server.seen.commands("Message-ID"), ["Message-ID: <m1@example.org>"; 2]);
+        assert_eq!(server.seen.commands("..."), ["..."; 2], "lone dots are doubled on the way");
+    }
+}
+
+/// It answers once it has everything that may be sent without an answer.
+#[tokio::test]
+async fn a_server_that_pipelines_is_sent_what_needs_no_answer_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let hello = "250-mx.example\r\n250 PIPELINING\r\n";
+        stream.write_all(b"220 mx.example ESMTP\r\n").await.unwrap();
+        for (until, reply) in [
+            ("\r\n", hello),
+            ("\r\n", hello),
+            ("DATA\r\n", "250 ok\r\n250 ok\r\n354 go on\r\n"),
+            ("\r\n.\r\n", "250 queued\r\n"),
+        ] {
+            let mut said = Vec::new();
+            while !said.ends_with(until.as_bytes()) {
+                assert!(stream.read_buf(&mut said).await.unwrap() > 0);
+            }
+            stream.write_all(reply.as_bytes()).await.unwrap();
+        }
+    });
+    let settings = SmtpSettings {
+        security: SmtpSecurity::None,
+        ..SmtpSettings::new("127.0.0.1", port, "noreply@example.org")
+    };
+    SmtpMailer::new(settings).unwrap().send(mail()).await.unwrap();
+    server.await.unwrap();
+}
+
+#[test]
+fn no_line_of_a_mail_ends_it() {
+    for (mail, sent) in [
+        ("", "\r\n.\r\n"),
+        ("a", "a\r\n.\r\n"),
+        ("a\r\n", "a\r\n.\r\n"),
+        (".\r\n.\r\n..\r\na.b\r\n", "..\r\n..\r\n...\r\na.b\r\n.\r\n"),
+        ("a\r\n\r\n.", "a\r\n\r\n..\r\n.\r\n"),
+    ] {
+        assert_eq!(content(mail), sent, "{mail:?}");
+    }
 }
 
 #[tokio::test]
@@ -232,52 +284,62 @@ async fn the_server_gets_the_domain_in_ascii() {
 
 #[tokio::test]
 async fn a_5xx_reply_to_the_mail_is_permanent_and_a_4xx_reply_is_not() {
-    let server = Server::start(Script::default()).await;
-    let mailer = server.mailer();
-    let usual = Script::default;
-    for (script, permanent) in [
-        (Script { mail: Reply("550 5.7.1 no"), ..usual() }, true),
-        (Script { rcpt: Reply("550 5.1.1 no such user"), ..usual() }, true),
-        (Script { rcpt: Reply("450-4.2.1 busy\r\n450 4.2.1 later"), ..usual() }, false),
-        (Script { rcpt: Reply("451 4.7.1 greylisted"), ..usual() }, false),
-        (Script { data: Reply("554 5.5.1 no"), ..usual() }, true),
-        (Script { end: Reply("552 5.3.4 too big"), ..usual() }, true),
-        (Script { end: Reply("452 4.3.1 disk full"), ..usual() }, false),
-        (Script { mail: Reply("530 5.7.0 must issue STARTTLS first"), ..usual() }, false),
-        (Script { mail: Reply("nonsense"), ..usual() }, false),
-        (Script { greeting: Reply("554 5.7.1 not you"), ..usual() }, false),
-        (Script { greeting: Reply("421 too many"), ..usual() }, false),
-    ] {
-        server.follow(script.clone());
-        let error = mailer.send(mail()).await.unwrap_err();
-        assert_eq!(matches!(error, DeliveryError::Permanent(_)), permanent, "{script:?}: {}", told(&error));
+    for usual in both() {
+        let usual = || usual.clone();
+        let server = Server::start(usual()).await;
+        let mailer = server.mailer();
+        for (script, permanent) in [
+            (Script { mail: Reply("550 5.7.1 no"), ..usual() }, true),
+            (Script { rcpt: Reply("550 5.1.1 no such user"), ..usual() }, true),
+            (Script { rcpt: Reply("450-4.2.1 busy\r\n450 4.2.1 later"), ..usual() }, false),
+            (Script { rcpt: Reply("451 4.7.1 greylisted"), ..usual() }, false),
+            (Script { data: Reply("554 5.5.1 no"), ..usual() }, true),
+            (Script { end: Reply("552 5.3.4 too big"), ..usual() }, true),
+            (Script { end: Reply("452 4.3.1 disk full"), ..usual() }, false),
+            (Script { mail: Reply("530 5.7.0 must issue STARTTLS first"), ..usual() }, false),
+            (Script { mail: Reply("nonsense"), ..usual() }, false),
+            (Script { greeting: Reply("554 5.7.1 not you"), ..usual() }, false),
+            (Script { greeting: Reply("421 too many"), ..usual() }, false),
+        ] {
+            server.follow(script.clone());
+            let error = mailer.send(mail()).await.unwrap_err();
+            assert_eq!(
+                matches!(error, DeliveryError::Permanent(_)),
+                permanent,
+                "{script:?}: {}",
+                told(&error)
+            );
+        }
+        server.follow(usual());
+        mailer.send(mail()).await.unwrap();
+        assert_eq!(server.seen.taken().len(), 1, "what was refused is not taken without its recipient");
     }
-    server.follow(usual());
-    mailer.send(mail()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_or_drops_is_given_up_and_tried_anew() {
-    let server = Server::start(Script::default()).await;
-    let mailer = server.mailer();
-    let usual = Script::default;
-    for script in [
-        Script { greeting: Hang, ..usual() },
-        Script { greeting: Dropped, ..usual() },
-        Script { mail: Hang, ..usual() },
-        Script { mail: Dropped, ..usual() },
-        Script { rcpt: Hang, ..usual() },
-        Script { data: Dropped, ..usual() },
-        Script { end: Hang, ..usual() },
-        Script { end: Dropped, ..usual() },
-    ] {
-        server.follow(script.clone());
-        let error = mailer.send(mail()).await.unwrap_err();
-        assert!(matches!(error, DeliveryError::Transient(_)), "{script:?}: {}", told(&error));
-        server.follow(usual());
-        mailer.send(mail()).await.unwrap();
-        // The next script begins with a new connection.
-        mailer.lock().clear();
+    for usual in both() {
+        let usual = || usual.clone();
+        let server = Server::start(usual()).await;
+        let mailer = server.mailer();
+        for script in [
+            Script { greeting: Hang, ..usual() },
+            Script { greeting: Dropped, ..usual() },
+            Script { mail: Hang, ..usual() },
+            Script { mail: Dropped, ..usual() },
+            Script { rcpt: Hang, ..usual() },
+            Script { data: Dropped, ..usual() },
+            Script { end: Hang, ..usual() },
+            Script { end: Dropped, ..usual() },
+        ] {
+            server.follow(script.clone());
+            let error = mailer.send(mail()).await.unwrap_err();
+            assert!(matches!(error, DeliveryError::Transient(_)), "{script:?}: {}", told(&error));
+            server.follow(usual());
+            mailer.send(mail()).await.unwrap();
+            // The next script begins with a new connection.
+            mailer.lock().clear();
+        }
     }
 }
 
@@ -302,12 +364,15 @@ async fn one_mail_ends_in_bounded_time_however_slow_the_server_is() {
 
 #[tokio::test]
 async fn a_late_reply_is_never_taken_for_the_next_mail_s() {
-    let server = Server::start(Script { end: Hang, ..Script::default() }).await;
-    let mailer = server.mailer();
-    mailer.send(mail()).await.unwrap_err();
-    server.follow(Script { rcpt: Reply("550 no"), ..Script::default() });
-    assert!(matches!(mailer.send(mail()).await, Err(DeliveryError::Permanent(_))));
-    assert_eq!(server.connections(), 2);
+    for usual in both() {
+        let usual = || usual.clone();
+        let server = Server::start(Script { end: Hang, ..usual() }).await;
+        let mailer = server.mailer();
+        mailer.send(mail()).await.unwrap_err();
+        server.follow(Script { rcpt: Reply("550 no"), ..usual() });
+        assert!(matches!(mailer.send(mail()).await, Err(DeliveryError::Permanent(_))));
+        assert_eq!(server.connections(), 2);
+    }
 }
 
 #[tokio::test]
@@ -325,24 +390,30 @@ async fn a_server_that_is_not_there_is_transient() {
 
 #[tokio::test]
 async fn a_connection_that_the_server_closed_is_replaced_without_notice() {
-    let server = Server::start(Script::default()).await;
-    let mailer = server.mailer();
-    mailer.send(mail()).await.unwrap();
-    let (mut connection, _) = mailer.lock().pop().unwrap();
-    connection.abort().await;
-    mailer.lock().push((connection, Instant::now()));
-    mailer.send(mail()).await.unwrap();
-    assert_eq!(server.connections(), 2);
+    for usual in both() {
+        let usual = || usual.clone();
+        let server = Server::start(usual()).await;
+        let mailer = server.mailer();
+        mailer.send(mail()).await.unwrap();
+        let (mut connection, _) = mailer.lock().pop().unwrap();
+        connection.smtp.abort().await;
+        mailer.lock().push((connection, Instant::now()));
+        mailer.send(mail()).await.unwrap();
+        assert_eq!(server.connections(), 2);
+    }
 }
 
 #[tokio::test]
 async fn a_connection_that_the_server_ends_with_421_is_replaced_once() {
-    let server = Server::start(Script::default()).await;
-    let mailer = server.mailer();
-    mailer.send(mail()).await.unwrap();
-    server.follow(Script { mail: Reply("421 4.3.2 closing"), ..Script::default() });
-    assert!(matches!(mailer.send(mail()).await, Err(DeliveryError::Transient(_))));
-    assert_eq!(server.connections(), 2, "a new one is tried, and no third");
+    for usual in both() {
+        let usual = || usual.clone();
+        let server = Server::start(usual()).await;
+        let mailer = server.mailer();
+        mailer.send(mail()).await.unwrap();
+        server.follow(Script { mail: Reply("421 4.3.2 closing"), ..usual() });
+        assert!(matches!(mailer.send(mail()).await, Err(DeliveryError::Transient(_))));
+        assert_eq!(server.connections(), 2, "a new one is tried, and no third");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Owed messages and what became of them.
 
 use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 use threepid_domain::model::{
     BindingKey, Claimed, LeaseId, MessageId, MessageRecord, MessageState, OutboxMessage,
 };
@@ -74,12 +76,28 @@ pub(in crate::sea_orm) fn subject(key: &BindingKey) -> String {
     format!("{user_id}\n{}\n{}\n{server}", address.medium(), address.as_str())
 }
 
-impl Model {
-    /// The message under the lease that the row names.
+/// What a claim reads of a row.
+#[derive(Debug, Deserialize, FromQueryResult)]
+pub(in crate::sea_orm) struct Leased {
+    pub(in crate::sea_orm) id: String,
+    payload: String,
+    created_at: i64,
+    due_at: i64,
+    not_after: i64,
+    attempts: i64,
+}
+
+impl Leased {
+    /// By what claims are ordered.
+    pub(in crate::sea_orm) fn order(&self) -> (i64, i64, &str) {
+        (self.due_at, self.created_at, &self.id)
+    }
+
+    /// The message under a lease.
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] when no such thing can be.
-    pub(in crate::sea_orm) fn parse(self) -> Result<Claimed, StorageError> {
+    pub(in crate::sea_orm) fn parse(self, lease: LeaseId) -> Result<Claimed, StorageError> {
         let corrupt = |what| StorageError::corrupt(TABLE, what);
         let message = OutboxMessage {
             payload: serde_json::from_str(&self.payload)
@@ -89,13 +107,12 @@ impl Model {
             due_at: timestamp(self.due_at),
             not_after: timestamp(self.not_after),
         };
-        Ok(Claimed {
-            message,
-            attempt: u32::try_from(self.attempts).map_err(|_| corrupt("attempts is out of range"))?,
-            lease: LeaseId::new(self.lease_id.ok_or_else(|| corrupt("lease_id is missing"))?),
-        })
+        let attempt = u32::try_from(self.attempts).map_err(|_| corrupt("attempts is out of range"))?;
+        Ok(Claimed { message, attempt, lease })
     }
+}
 
+impl Model {
     /// The row as an operator sees it, also where its payload cannot be read.
     ///
     /// # Errors
