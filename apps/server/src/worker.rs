@@ -1,6 +1,8 @@
 //! The relay's loop: what is owed is claimed in batches and delivered, several at a time.
 //!
-//! While there is more, it claims once half of what it may hold is settled: each claim is a commit that is waited for.
+//! While there is more, it claims once half of what it may hold is settled: each claim is a commit that is waited for. What
+//! is claimed and waits for a connection to a slow server would use up the time that its try may take, so it holds many only
+//! while many are settled fast.
 //!
 //! It loses nothing: what it claimed and did not settle comes back when the lease ends.
 
@@ -18,8 +20,8 @@ use crate::metrics::Metrics;
 /// How the relay works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSettings {
-    /// So many messages are claimed and not settled yet, at most, and so many a crash may send twice; at least 1. Default
-    /// 32.
+    /// So many messages are claimed and not settled yet, at most, and so many a crash may send twice; at least 1. It
+    /// begins with 32, and goes on to more while half of them are settled within a quarter of a second. Default 128.
     pub concurrency: usize,
     /// So often it looks for what has become due, besides being woken. Default 1 s.
     pub poll: Duration,
@@ -29,7 +31,7 @@ pub struct WorkerSettings {
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { concurrency: 32, poll: Duration::from_secs(1), longest_pause: Duration::from_secs(30) }
+        Self { concurrency: 128, poll: Duration::from_secs(1), longest_pause: Duration::from_secs(30) }
     }
 }
 
@@ -53,13 +55,15 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut storage = Outage::default();
         let mut in_flight = JoinSet::new();
+        let mut pace = Pace::new(self.settings.concurrency);
         while !shutdown.is_cancelled() {
-            let claimed = self.claim(self.settings.concurrency - in_flight.len(), &mut storage).await;
-            let may_hold_more = in_flight.len() + claimed.len() == self.settings.concurrency;
+            let free = pace.most.saturating_sub(in_flight.len());
+            let claimed = self.claim(free, &mut storage).await;
             for message in claimed {
                 in_flight.spawn(deliver(self.relay.clone(), self.metrics.clone(), message));
             }
-            self.wait(&shutdown, &mut in_flight, may_hold_more, &mut storage).await;
+            pace.holds(in_flight.len());
+            self.wait(&shutdown, &mut in_flight, &mut pace, &mut storage).await;
         }
         while let Some(ended) = in_flight.join_next().await {
             note(ended, &mut storage);
@@ -87,9 +91,10 @@ impl Worker {
         &self,
         shutdown: &CancellationToken,
         in_flight: &mut JoinSet<Result<Delivered, Unavailable>>,
-        may_hold_more: bool,
+        pace: &mut Pace,
         storage: &mut Outage,
     ) {
+        let is_full = in_flight.len() >= pace.most;
         let pause = storage.pause(&self.settings);
         let sleep = tokio::time::sleep(pause);
         tokio::pin!(sleep);
@@ -98,9 +103,8 @@ impl Worker {
                 () = shutdown.cancelled() => return,
                 Some(ended) = in_flight.join_next() => {
                     note(ended, storage);
-                    let is_half_done = in_flight.len() * 2 <= self.settings.concurrency;
-                    if may_hold_more && is_half_done && !storage.lasts() {
-                        return;
+                    if is_full && in_flight.len() * 2 <= pace.most && !storage.lasts() {
+                        return pace.is_half_done();
                     }
                 }
                 // During an outage each new message would wake it, and each time for nothing.
@@ -108,6 +112,43 @@ impl Worker {
                 () = &mut sleep => return,
             }
         }
+    }
+}
+
+/// How many messages are held at once.
+struct Pace {
+    most: usize,
+    limit: usize,
+    /// Since when it holds as many as it may, or fewer, but more than half.
+    full_since: Option<Instant>,
+}
+
+impl Pace {
+    /// What it holds of a server that takes its time.
+    const FEW: usize = 32;
+    /// Half of them are settled within this time: it may hold twice as many.
+    const FAST: Duration = Duration::from_millis(250);
+    /// Half of them took longer: it may hold half as many.
+    const SLOW: Duration = Duration::from_secs(1);
+
+    fn new(limit: usize) -> Self {
+        Self { most: limit.min(Self::FEW), limit, full_since: None }
+    }
+
+    fn holds(&mut self, held: usize) {
+        if held >= self.most {
+            self.full_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn is_half_done(&mut self) {
+        let Some(since) = self.full_since.take() else { return };
+        let most = match since.elapsed() {
+            took if took <= Self::FAST => self.most.saturating_mul(2),
+            took if took > Self::SLOW => self.most / 2,
+            _ => self.most,
+        };
+        self.most = most.clamp(self.limit.min(Self::FEW), self.limit);
     }
 }
 
@@ -227,6 +268,31 @@ mod tests {
 
     fn sent(server: &Server) -> usize {
         server.store.outbox_rows().iter().filter(|row| row.state == RowState::Sent).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_holds_many_while_they_are_settled_fast() {
+        let mut pace = Pace::new(100);
+        let mut held = Vec::new();
+        for ms in [250, 250, 250, 251, 1000, 1001, 1001, 5000, 10] {
+            held.push(pace.most);
+            pace.holds(pace.most);
+            tokio::time::advance(Duration::from_millis(ms)).await;
+            // What is claimed in between does not make the time any shorter.
+            pace.holds(pace.most);
+            pace.is_half_done();
+        }
+        assert_eq!(held, [32, 64, 100, 100, 100, 100, 50, 32, 32]);
+        assert_eq!(pace.most, 64);
+        pace.holds(pace.most - 1);
+        pace.is_half_done();
+        assert_eq!(pace.most, 64, "it was not full");
+        assert_eq!((Pace::new(1).most, Pace::new(40).most), (1, 32));
+        let mut one = Pace::new(1);
+        one.holds(1);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        one.is_half_done();
+        assert_eq!(one.most, 1);
     }
 
     #[tokio::test(start_paused = true)]

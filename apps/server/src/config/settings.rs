@@ -374,8 +374,9 @@ settings! {
     /// `[relay]`
     RelaySettings {
         /// How many messages are claimed and not settled yet, at most; a crash may send so many twice. Mails share the
-        /// `mail.smtp.connections` among them. At least 1.
-        concurrency: usize = 32,
+        /// `mail.smtp.connections` among them. It begins with 32, and goes on to more while the mail server takes them
+        /// fast. At least 1.
+        concurrency: usize = 128,
         /// The wait after the first try that failed. More than zero.
         first_retry: Span = Span::seconds(5),
         /// The longest wait between two tries; each is twice as long as the one before.
