@@ -21,7 +21,8 @@ use crate::metrics::Metrics;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSettings {
     /// So many messages are claimed and not settled yet, at most, and so many a crash may send twice; at least 1. It
-    /// begins with 32, and goes on to more while half of them are settled within a quarter of a second. Default 128.
+    /// begins with 32, goes on to more while half of them are settled within a quarter of a second, and to fewer where
+    /// that takes more than a second. Default 128.
     pub concurrency: usize,
     /// So often it looks for what has become due, besides being woken. Default 1 s.
     pub poll: Duration,
@@ -103,8 +104,9 @@ impl Worker {
                 () = shutdown.cancelled() => return,
                 Some(ended) = in_flight.join_next() => {
                     note(ended, storage);
+                    pace.settled();
                     if is_full && in_flight.len() * 2 <= pace.most && !storage.lasts() {
-                        return pace.is_half_done();
+                        return;
                     }
                 }
                 // During an outage each new message would wake it, and each time for nothing.
@@ -119,36 +121,45 @@ impl Worker {
 struct Pace {
     most: usize,
     limit: usize,
-    /// Since when it holds as many as it may, or fewer, but more than half.
-    full_since: Option<Instant>,
+    /// Since when it is watched how fast they are settled, and how many were.
+    since: Instant,
+    settled: usize,
 }
 
 impl Pace {
-    /// What it holds of a server that takes its time.
+    /// What it holds at first, and of a server that takes its time.
     const FEW: usize = 32;
     /// Half of them are settled within this time: it may hold twice as many.
     const FAST: Duration = Duration::from_millis(250);
-    /// Half of them took longer: it may hold half as many.
+    /// Half of them are not settled within this time: it may hold half as many.
     const SLOW: Duration = Duration::from_secs(1);
 
     fn new(limit: usize) -> Self {
-        Self { most: limit.min(Self::FEW), limit, full_since: None }
+        Self { most: limit.min(Self::FEW), limit, since: Instant::now(), settled: 0 }
     }
 
+    /// So many are held now.
     fn holds(&mut self, held: usize) {
-        if held >= self.most {
-            self.full_since.get_or_insert_with(Instant::now);
+        if held < self.most {
+            // Everything that is owed is in hand, so there is nothing to be learnt, and next time it begins anew.
+            *self = Self::new(self.limit);
+        } else if self.since.elapsed() > Self::SLOW {
+            self.go_on_with(self.most / 2);
         }
     }
 
-    fn is_half_done(&mut self) {
-        let Some(since) = self.full_since.take() else { return };
-        let most = match since.elapsed() {
-            took if took <= Self::FAST => self.most.saturating_mul(2),
-            took if took > Self::SLOW => self.most / 2,
-            _ => self.most,
-        };
+    /// One more is settled.
+    fn settled(&mut self) {
+        self.settled += 1;
+        if self.settled * 2 >= self.most {
+            let is_fast = self.since.elapsed() <= Self::FAST;
+            self.go_on_with(if is_fast { self.most.saturating_mul(2) } else { self.most });
+        }
+    }
+
+    fn go_on_with(&mut self, most: usize) {
         self.most = most.clamp(self.limit.min(Self::FEW), self.limit);
+        (self.since, self.settled) = (Instant::now(), 0);
     }
 }
 
@@ -270,29 +281,79 @@ mod tests {
         server.store.outbox_rows().iter().filter(|row| row.state == RowState::Sent).count()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_holds_many_while_they_are_settled_fast() {
-        let mut pace = Pace::new(100);
-        let mut held = Vec::new();
-        for ms in [250, 250, 250, 251, 1000, 1001, 1001, 5000, 10] {
-            held.push(pace.most);
-            pace.holds(pace.most);
-            tokio::time::advance(Duration::from_millis(ms)).await;
-            // What is claimed in between does not make the time any shorter.
-            pace.holds(pace.most);
-            pace.is_half_done();
+    /// A mailer with four connections, each of which takes this long for a mail.
+    struct Steady {
+        each: Duration,
+        connections: Semaphore,
+        held: AtomicUsize,
+        most: AtomicUsize,
+        sent: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Mailer for Steady {
+        async fn send(&self, _mail: Mail) -> Result<(), DeliveryError> {
+            let held = self.held.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(held, Ordering::SeqCst);
+            let connection = self.connections.acquire().await;
+            tokio::time::sleep(self.each).await;
+            self.held.fetch_sub(1, Ordering::SeqCst);
+            self.sent.fetch_add(1, Ordering::SeqCst);
+            connection.map(drop).map_err(|error| DeliveryError::Permanent(error.into()))
         }
-        assert_eq!(held, [32, 64, 100, 100, 100, 100, 50, 32, 32]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_holds_many_only_while_they_are_settled_fast() {
+        for (ms, limit, expected) in [(1, 128, 128), (1, 40, 40), (1, 7, 7), (2000, 128, 32), (200, 128, 32)]
+        {
+            let zero = || AtomicUsize::new(0);
+            let mailer = Arc::new(Steady {
+                each: Duration::from_millis(ms),
+                connections: Semaphore::new(4),
+                held: zero(),
+                most: zero(),
+                sent: zero(),
+            });
+            let settings = WorkerSettings { concurrency: limit, ..WorkerSettings::default() };
+            let server = Server::built(|builder| builder.mailer(mailer.clone()).worker(settings));
+            for count in 0..400 {
+                server.pending(&format!("a{count}@example.org"), "secret").await;
+            }
+            let (stop, relay) = start(&server);
+            let all = tokio::time::timeout(Duration::from_secs(600), async {
+                while mailer.sent.load(Ordering::SeqCst) < 400 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            assert!(all.await.is_ok(), "all are sent");
+            assert_eq!(mailer.most.load(Ordering::SeqCst), expected, "{ms} ms, at most {limit}");
+            stop.cancel();
+            assert!(relay.await.is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_becomes_slow_is_given_fewer() {
+        let mut pace = Pace::new(128);
+        for most in [32, 64, 128, 128] {
+            assert_eq!(pace.most, most);
+            pace.holds(most);
+            (0..most / 2).for_each(|_| pace.settled());
+        }
+        for most in [128, 64, 32, 32] {
+            assert_eq!(pace.most, most);
+            // A poll in between makes no time shorter.
+            tokio::time::advance(Pace::SLOW).await;
+            pace.holds(128);
+            pace.settled();
+            tokio::time::advance(Duration::from_millis(1)).await;
+            pace.holds(128);
+        }
+        (0..16).for_each(|_| pace.settled());
         assert_eq!(pace.most, 64);
-        pace.holds(pace.most - 1);
-        pace.is_half_done();
-        assert_eq!(pace.most, 64, "it was not full");
-        assert_eq!((Pace::new(1).most, Pace::new(40).most), (1, 32));
-        let mut one = Pace::new(1);
-        one.holds(1);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        one.is_half_done();
-        assert_eq!(one.most, 1);
+        pace.holds(63);
+        assert_eq!(pace.most, 32, "what was owed is in hand");
     }
 
     #[tokio::test(start_paused = true)]

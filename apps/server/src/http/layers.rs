@@ -231,6 +231,7 @@ mod tests {
 
     fn panicking() -> Server {
         let mut limiter = MockRateLimiter::new();
+        limiter.expect_known().returning(|_, _| Verdict::Allowed);
         limiter.expect_take_each().returning(|_| panic!("hush-limiter"));
         Server::built(|builder| builder.rate_limiter(Arc::new(limiter)))
     }

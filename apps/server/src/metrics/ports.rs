@@ -306,6 +306,15 @@ impl RateLimiter for CountedRateLimiter {
         Ok(judged)
     }
 
+    fn known(&self, limit: Limit, subject: &str) -> Verdict {
+        let verdict = self.inner.known(limit, subject);
+        let [_, refused] = self.counters(limit);
+        if verdict != Verdict::Allowed {
+            refused.inc();
+        }
+        verdict
+    }
+
     /// A look that refuses somebody is a refusal; one that does not is nothing yet.
     async fn look(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable> {
         let verdict = self.inner.look(limit, subject).await?;

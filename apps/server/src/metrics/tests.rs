@@ -8,7 +8,7 @@ use axum::body::Body;
 use http::Method;
 use serde_json::json;
 use threepid_domain::model::Sid;
-use threepid_domain::ports::{MockRateLimiter, OverLimit, Perishable};
+use threepid_domain::ports::{MockRateLimiter, OverLimit, Perishable, Verdict};
 use threepid_domain::testing::{Fixture, Reply, ServerReply};
 use threepid_domain::use_cases::Policy;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +166,7 @@ async fn panics_refusals_and_identity_servers_that_are_down_are_counted() {
     let metrics = Metrics::new("1.2.3");
     let mut limiter = MockRateLimiter::new();
     let mut count = 0;
+    limiter.expect_known().returning(|_, _| Verdict::Allowed);
     limiter.expect_take_each().returning(move |acts| {
         count += 1;
         match (count, acts.first()) {

@@ -27,6 +27,7 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Ehlo, Mail as MailFrom, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use lettre::transport::smtp::response::{Response, Severity};
 use threepid_domain::ports::{DeliveryError, Mail, Mailer};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -261,8 +262,12 @@ impl SmtpMailer {
             connection.starttls(tls, &self.hello_name).await?;
         }
         // Asked once more, since lettre reads of the first answer only what it makes use of itself.
-        let hello = connection.command(Ehlo::new(self.hello_name.clone())).await;
-        let pipelines = hello.is_ok_and(|hello| hello.message().any(|line| line.trim() == "PIPELINING"));
+        let pipelines = match connection.command(Ehlo::new(self.hello_name.clone())).await {
+            Ok(hello) => hello.message().any(|line| line.trim().eq_ignore_ascii_case("PIPELINING")),
+            // It was understood, and refused. After anything else the next reply could be the rest of this one.
+            Err(error) if error.status().is_some_and(|code| u16::from(code) != 421) => false,
+            Err(error) => return Err(error.into()),
+        };
         if let Some((user, password)) = &self.settings.credentials {
             let credentials = Credentials::new(user.clone(), password.clone());
             // The reply could repeat what was sent, so only its code is told.
@@ -304,28 +309,39 @@ impl SmtpMailer {
         commands.push(Data.to_string());
         if *pipelines {
             // Where one is refused the connection ends, and with it a mail that was begun without a recipient.
-            self.answer(connection.command(commands.concat())).await?;
+            let mut response = self.answer(connection.command(commands.concat())).await?;
             for _ in commands.iter().skip(1) {
-                self.answer(connection.read_response()).await.map_err(Failed::later)?;
+                is_in_turn(&response, Severity::PositiveCompletion)?;
+                response = self.answer(connection.read_response()).await.map_err(Failed::later)?;
             }
+            is_in_turn(&response, Severity::PositiveIntermediate)?;
         } else {
+            let last = commands.len() - 1;
             for (place, command) in commands.into_iter().enumerate() {
                 let answered = self.answer(connection.command(command)).await;
-                if place == 0 { answered? } else { answered.map_err(Failed::later)? }
+                let response = if place == 0 { answered? } else { answered.map_err(Failed::later)? };
+                let is_last = place == last;
+                is_in_turn(
+                    &response,
+                    if is_last { Severity::PositiveIntermediate } else { Severity::PositiveCompletion },
+                )?;
             }
         }
         let answered = match str::from_utf8(&bytes) {
             Ok(text) => self.answer(connection.command(content(text))).await,
             Err(_) => self.answer(connection.message(&bytes)).await,
         };
-        answered.map_err(Failed::later)
+        is_in_turn(&answered.map_err(Failed::later)?, Severity::PositiveCompletion)
     }
 
     /// Waits for the reply to one command.
-    async fn answer<T>(&self, command: impl Future<Output = Result<T, SmtpError>>) -> Result<(), Failed> {
+    async fn answer(
+        &self,
+        command: impl Future<Output = Result<Response, SmtpError>>,
+    ) -> Result<Response, Failed> {
         match timeout(self.settings.timeout, command).await {
             Err(_) => Err(Failed::Later(transient("the mail server took too long to answer"))),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(response)) => Ok(response),
             // 530 asks for TLS or a sign-in: it tells about the settings, not about the mail.
             Ok(Err(error))
                 if error.is_permanent() && error.status().is_none_or(|code| u16::from(code) != 530) =>
@@ -343,6 +359,14 @@ impl SmtpMailer {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Connection, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a reply is one to what was asked: 354 asks for the mail, 2xx ends a command. Another one is not this command's.
+fn is_in_turn(response: &Response, expected: Severity) -> Result<(), Failed> {
+    if response.code().severity == expected {
+        return Ok(());
+    }
+    Err(Failed::Later(transient(&format!("the mail server answered out of turn ({})", response.code()))))
 }
 
 /// What follows `DATA`: a line that begins with a dot has another one put before it, and a dot alone ends the mail.

@@ -217,6 +217,10 @@ impl Limiter {
             act: *act,
         });
         let counted = shared.take(asked.collect()).await?;
+        let is_whole = counted.len() == acts.len() || counted.last().is_some_and(|last| !last.is_allowed);
+        if !is_whole {
+            return Err(Unavailable::new("rate limiter", "an act was not judged"));
+        }
         let mut judged = Ok(());
         for ((limit, subject, act), counted) in acts.into_iter().zip(counted) {
             if let Some((_, known)) = self.act(limit) {
@@ -256,6 +260,10 @@ impl RateLimiter for Limiter {
             }
         }
         self.take_shared(shared).await
+    }
+
+    fn known(&self, limit: Limit, subject: &str) -> Verdict {
+        self.act(limit).map_or(Verdict::Allowed, |(act, known)| verdict(act.take(known.get(subject))))
     }
 
     async fn look(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable> {

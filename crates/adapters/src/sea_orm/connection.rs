@@ -20,6 +20,7 @@ use super::gathered::Gathered;
 use super::migrations::{Migrator, SCHEMA_TABLE, TABLES};
 use super::outbox::Settled;
 use super::write::{self, Together};
+#[cfg(feature = "limits")]
 use crate::limits::{Counted, SharedAct};
 
 /// The engines of this build, for messages.

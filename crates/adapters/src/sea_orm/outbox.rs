@@ -38,7 +38,7 @@ impl Outbox for SeaOrmStore {
             let rows = self.lease(now, now.plus(lease), &lease_id, limit).await?;
             let mut claimed = Vec::with_capacity(rows.len());
             for row in rows {
-                let id = MessageId::new(row.id.clone());
+                let id = MessageId::new(row.id.clone().unwrap_or_default());
                 match row.parse(lease_id.clone()) {
                     Ok(message) => claimed.push(message),
                     Err(error) => self.bury(&id, &lease_id, now, &error).await?,
@@ -103,11 +103,13 @@ impl SeaOrmStore {
             let (due, lease_id) = (due.clone(), lease_id.clone());
             Box::pin(async move {
                 let row = transaction.query_one_raw(due).await?;
-                let rows: Option<String> = row.map(|row| row.try_get_by_index(0)).transpose()?;
-                let rows: Vec<outbox::Leased> =
-                    serde_json::from_str(rows.as_deref().unwrap_or("[]")).map_err(StorageError::from)?;
-                if !rows.is_empty() {
-                    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+                // As bytes: what is no text in one row spoils no other.
+                let rows: Option<Vec<u8>> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+                let rows = String::from_utf8_lossy(rows.as_deref().unwrap_or(b"[]"));
+                let rows: Vec<(i64, outbox::Leased)> =
+                    serde_json::from_str(&rows).map_err(StorageError::from)?;
+                let (ids, rows): (Vec<i64>, Vec<_>) = rows.into_iter().unzip();
+                if !ids.is_empty() {
                     let ids = serde_json::to_string(&ids).map_err(StorageError::from)?;
                     let values = vec![lease_id.into(), until.into(), ids.into()];
                     transaction.execute_raw(statement(LEASE_ON_SQLITE, values)).await?;
@@ -233,15 +235,20 @@ impl SeaOrmStore {
     }
 }
 
-/// Parameters: the state of a message that is owed; now; how many.
-const DUE_ON_SQLITE: &str = "SELECT json_group_array(json_array(id, payload, created_at, due_at, not_after, attempts + 1)) \
-     FROM (SELECT id, payload, created_at, due_at, not_after, attempts FROM outbox \
+/// Parameters: the state of a message that is owed; now; how many. It gives the number of each row, and of its columns what
+/// [`outbox::Leased`] reads: a column may hold anything, and what JSON cannot hold would spoil the whole list.
+pub(super) const DUE_ON_SQLITE: &str = "SELECT json_group_array(json_array(number, json_array(\
+       iif(typeof(id) = 'text', id, NULL), iif(typeof(payload) = 'text', payload, NULL), \
+       iif(typeof(created_at) = 'integer', created_at, NULL), iif(typeof(due_at) = 'integer', due_at, NULL), \
+       iif(typeof(not_after) = 'integer', not_after, NULL), \
+       iif(typeof(attempts) = 'integer' AND attempts < 4294967295, attempts + 1, NULL)))) \
+     FROM (SELECT rowid AS number, id, payload, created_at, due_at, not_after, attempts FROM outbox \
      WHERE state = $1 AND due_at <= $2 AND (leased_until IS NULL OR leased_until <= $2) \
      ORDER BY due_at, created_at, id LIMIT $3)";
 
-/// Parameters: lease, its end, ids.
+/// Parameters: lease, its end, numbers of rows.
 const LEASE_ON_SQLITE: &str = "UPDATE outbox SET lease_id = $1, leased_until = $2, attempts = attempts + 1 \
-     WHERE id IN (SELECT value FROM json_each($3))";
+     WHERE rowid IN (SELECT value FROM json_each($3))";
 
 /// What becomes of a message that stays in the table.
 #[derive(Clone, Debug, Serialize)]

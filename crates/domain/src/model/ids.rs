@@ -99,7 +99,7 @@ macro_rules! opaque_id {
 }
 
 opaque_id! {
-    /// A validation session's identifier (`sid`). Ours have 128 random bits; one that came from a client may be
+    /// A validation session's identifier (`sid`). Ours have 128 random bits behind a time; one that came from a client may be
     /// any text, and then simply names no session.
     Sid
 }

@@ -133,6 +133,11 @@ pub trait RateLimiter: Send + Sync {
         Ok(Ok(()))
     }
 
+    /// Whether it is known here already, without asking anybody, that `subject` may not act now. What is not known may.
+    fn known(&self, _limit: Limit, _subject: &str) -> Verdict {
+        Verdict::Allowed
+    }
+
     /// Whether `subject` may act now, without counting anything.
     ///
     /// # Errors

@@ -128,6 +128,11 @@ impl RateLimiter for Noted<dyn RateLimiter> {
         self.0.take(limit, subject).await
     }
 
+    fn known(&self, limit: Limit, subject: &str) -> Verdict {
+        self.1.note(format!("rate_limiter.known {}", limit.name()));
+        self.0.known(limit, subject)
+    }
+
     async fn look(&self, limit: Limit, subject: String) -> Result<Verdict, Unavailable> {
         self.1.note(format!("rate_limiter.look {}", limit.name()));
         self.0.look(limit, subject).await

@@ -165,13 +165,15 @@ impl Contacts {
     }
 
     /// What is stored is read before the request is counted, and told nobody until it is: so the counts are asked for
-    /// together.
+    /// together. Whoever is known to be over the limit anyway costs no look.
     async fn request_here(&self, request: &Request, address: &Address) -> Result<Opened, RequestTokenError> {
+        let per_address = self.per_address(address);
+        self.rate_limiter.known(per_address.0, &per_address.1).over(per_address.0)?;
         let key = self.secrets.session_key(address, &request.client_secret);
         let (owner, current) = join(self.store.owner(address), self.store.current_session(key)).await;
         let is_taken = owner?.is_some();
         let mut current = current?;
-        let mut due = vec![self.per_address(address)];
+        let mut due = vec![per_address];
         if is_taken && !self.policy.hides_in_use() {
             self.take_each(due).await?;
             return Err(RequestTokenError::InUse);

@@ -35,7 +35,8 @@ where
         }
         JsonFields.format_fields(writer.by_ref(), event)?;
         string(&mut writer, "target", metadata.target())?;
-        if let Some(span) = context.lookup_current() {
+        let parent = event.parent().and_then(|id| context.span(id));
+        if let Some(span) = parent.or_else(|| context.lookup_current().filter(|_| !event.is_root())) {
             writer.write_str(",\"span\":{")?;
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
                 writer.write_str(&fields.fields)?;

@@ -15,6 +15,9 @@ const MOMENT: Duration = Duration::from_millis(10);
 /// More bytes do not wait.
 const MOST: usize = 32 * 1024;
 
+/// So many bytes a system writes to a pipe at once, without those of another process among them.
+const WHOLE: usize = 4096;
+
 /// Where lines go. A warning, an error, and all that came before it are written at once.
 #[derive(Clone)]
 pub(super) struct Lines(Arc<Shared>);
@@ -29,11 +32,23 @@ struct Waiting {
     out: Box<dyn Write + Send>,
     /// Whether somebody is there to write what waits.
     is_attended: bool,
+    /// Whether what was written last may be half a line.
+    is_torn: bool,
 }
 
 impl Waiting {
     fn write_out(&mut self) -> io::Result<()> {
-        let written = self.out.write_all(&self.lines);
+        let mut rest = self.lines.as_slice();
+        let mut written = Ok(());
+        if std::mem::take(&mut self.is_torn) && !rest.is_empty() {
+            written = self.out.write_all(b"\n");
+        }
+        while !rest.is_empty() && written.is_ok() {
+            let (lines, others) = rest.split_at(whole_lines(rest));
+            written = self.out.write_all(lines);
+            rest = others;
+        }
+        self.is_torn = written.is_err();
         // What cannot be written is lost: kept, it would grow.
         self.lines.clear();
         written
@@ -43,7 +58,7 @@ impl Waiting {
 impl Lines {
     /// To `out`, each write of which leaves at once.
     pub(super) fn to(out: impl Write + Send + 'static) -> Self {
-        let waiting = Waiting { lines: Vec::new(), out: Box::new(out), is_attended: false };
+        let waiting = Waiting { lines: Vec::new(), out: Box::new(out), is_attended: false, is_torn: false };
         let lines = Self(Arc::new(Shared { waiting: Mutex::new(waiting), begun: Condvar::new() }));
         let own = lines.clone();
         // Without it, each line is written at once.
@@ -52,8 +67,13 @@ impl Lines {
         lines
     }
 
-    /// Writes what waits.
-    pub(super) fn flush(&self) {
+    /// Writes what waits; from now on nothing does.
+    pub(super) fn end(&self) {
+        self.lock().is_attended = false;
+        self.flush();
+    }
+
+    fn flush(&self) {
         // Nobody is left to hear that it failed.
         let _ = self.lock().write_out();
     }
@@ -83,6 +103,13 @@ impl Lines {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many bytes at the beginning are whole lines that are written at once; the first line, where it is longer.
+fn whole_lines(bytes: &[u8]) -> usize {
+    let ends = |line: &u8| *line == b'\n';
+    let last = bytes.iter().take(WHOLE).rposition(ends).or_else(|| bytes.iter().position(ends));
+    last.map_or(bytes.len(), |at| at + 1)
 }
 
 /// One line.
@@ -172,8 +199,25 @@ mod tests {
         add(&lines, &"x".repeat(MOST), false);
         assert_eq!(writes.try_recv().map(|text| text.len()), Ok(MOST + 1));
         lines.lock().lines.extend_from_slice(b"last\n");
-        lines.flush();
+        lines.end();
         assert_eq!(writes.try_recv().as_deref(), Ok("last\n"));
+        add(&lines, "later\n", false);
+        assert_eq!(writes.try_recv().as_deref(), Ok("later\n"), "nobody would write it");
+    }
+
+    #[test]
+    fn lines_are_written_whole() {
+        let (lines, writes) = lines();
+        let long = format!("{}\n", "x".repeat(5000));
+        let said = ["a\n".repeat(1500), long.clone(), "b\n".repeat(2500)].concat();
+        lines.lock().lines.extend_from_slice(said.as_bytes());
+        lines.flush();
+        let written: Vec<String> = writes.try_iter().collect();
+        assert_eq!(written.concat(), said);
+        assert!(written.iter().all(|part| part.ends_with('\n') && (part.len() <= WHOLE || *part == long)));
+        lines.lock().is_torn = true;
+        add(&lines, "whole again\n", true);
+        assert_eq!(writes.try_iter().collect::<String>(), "\nwhole again\n");
     }
 
     #[test]

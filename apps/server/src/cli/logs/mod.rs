@@ -18,7 +18,7 @@ pub(super) struct Logs(Lines);
 
 impl Drop for Logs {
     fn drop(&mut self) {
-        self.0.flush();
+        self.0.end();
     }
 }
 

@@ -298,6 +298,9 @@ async fn a_5xx_reply_to_the_mail_is_permanent_and_a_4xx_reply_is_not() {
             (Script { end: Reply("452 4.3.1 disk full"), ..usual() }, false),
             (Script { mail: Reply("530 5.7.0 must issue STARTTLS first"), ..usual() }, false),
             (Script { mail: Reply("nonsense"), ..usual() }, false),
+            (Script { mail: Reply("354 go on"), ..usual() }, false),
+            (Script { data: Reply("250 ok"), ..usual() }, false),
+            (Script { end: Reply("354 go on"), ..usual() }, false),
             (Script { greeting: Reply("554 5.7.1 not you"), ..usual() }, false),
             (Script { greeting: Reply("421 too many"), ..usual() }, false),
         ] {

@@ -76,21 +76,22 @@ pub(in crate::sea_orm) fn subject(key: &BindingKey) -> String {
     format!("{user_id}\n{}\n{}\n{server}", address.medium(), address.as_str())
 }
 
-/// What a claim reads of a row.
+/// What a claim reads of a row. Nothing stands in for what is not what it should be. In JSON it is a list, in this order.
 #[derive(Debug, Deserialize, FromQueryResult)]
 pub(in crate::sea_orm) struct Leased {
-    pub(in crate::sea_orm) id: String,
-    payload: String,
-    created_at: i64,
-    due_at: i64,
-    not_after: i64,
-    attempts: i64,
+    pub(in crate::sea_orm) id: Option<String>,
+    payload: Option<String>,
+    created_at: Option<i64>,
+    due_at: Option<i64>,
+    not_after: Option<i64>,
+    /// This one included.
+    attempts: Option<i64>,
 }
 
 impl Leased {
     /// By what claims are ordered.
-    pub(in crate::sea_orm) fn order(&self) -> (i64, i64, &str) {
-        (self.due_at, self.created_at, &self.id)
+    pub(in crate::sea_orm) fn order(&self) -> (Option<i64>, Option<i64>, Option<&str>) {
+        (self.due_at, self.created_at, self.id.as_deref())
     }
 
     /// The message under a lease.
@@ -99,15 +100,17 @@ impl Leased {
     /// [`StorageError::Corrupt`] when no such thing can be.
     pub(in crate::sea_orm) fn parse(self, lease: LeaseId) -> Result<Claimed, StorageError> {
         let corrupt = |what| StorageError::corrupt(TABLE, what);
+        let time = |time: Option<i64>, what| time.map(timestamp).ok_or_else(|| corrupt(what));
+        let payload = self.payload.and_then(|payload| serde_json::from_str(&payload).ok());
         let message = OutboxMessage {
-            payload: serde_json::from_str(&self.payload)
-                .map_err(|_| corrupt("payload is none that this program knows"))?,
-            id: MessageId::new(self.id),
-            created_at: timestamp(self.created_at),
-            due_at: timestamp(self.due_at),
-            not_after: timestamp(self.not_after),
+            payload: payload.ok_or_else(|| corrupt("payload is none that this program knows"))?,
+            id: MessageId::new(self.id.ok_or_else(|| corrupt("id is no text"))?),
+            created_at: time(self.created_at, "created_at is no number")?,
+            due_at: time(self.due_at, "due_at is no number")?,
+            not_after: time(self.not_after, "not_after is no number")?,
         };
-        let attempt = u32::try_from(self.attempts).map_err(|_| corrupt("attempts is out of range"))?;
+        let attempt = self.attempts.and_then(|attempts| u32::try_from(attempts).ok());
+        let attempt = attempt.ok_or_else(|| corrupt("attempts is out of range"))?;
         Ok(Claimed { message, attempt, lease })
     }
 }

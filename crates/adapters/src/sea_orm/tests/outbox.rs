@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::{NOW, SOON, TestResult, email, message, open, user};
 use crate::sea_orm::SeaOrmStore;
 use crate::sea_orm::entities::outbox;
+use crate::sea_orm::outbox::DUE_ON_SQLITE;
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -90,6 +91,43 @@ async fn an_unreadable_message_is_kept_as_dead_and_holds_up_no_other() -> TestRe
 }
 
 #[tokio::test]
+async fn a_row_that_holds_anything_at_all_holds_up_no_other() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let store = SeaOrmStore::new(open(&folder).await?);
+    for (turn, (change, is_buried)) in [
+        ("payload = x'fffe'", true),
+        ("payload = CAST(x'7b22ff227d' AS TEXT)", true),
+        ("payload = 1.5", true),
+        ("created_at = 'soon'", true),
+        ("not_after = x'00'", true),
+        ("not_after = 1e300", true),
+        ("attempts = 9223372036854775807", true),
+        ("attempts = -7", true),
+        // What has no name cannot be settled; it comes back when its lease ends.
+        ("id = x'ff'", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (bad, good) = (format!("bad{turn}"), format!("good{turn}"));
+        store.commit(UnitOfWork::new().enqueue(message(&bad)?).enqueue(message(&good)?)).await?;
+        let corrupt = format!("UPDATE outbox SET {change} WHERE id = '{bad}'");
+        store.database().writer().execute_unprepared(&corrupt).await?;
+        let claimed = store.claim(NOW, LEASE, LeaseId::new("lease"), 10).await?;
+        assert_eq!(claimed.iter().map(|c| c.message.id.as_str()).collect::<Vec<_>>(), [good], "{change}");
+        if is_buried {
+            let state = "SELECT state FROM outbox WHERE id = $1";
+            let reader = store.database().reader();
+            let state =
+                sea_orm::Statement::from_sql_and_values(reader.get_database_backend(), state, [bad.into()]);
+            let row = reader.query_one_raw(state).await?.ok_or("it is kept")?;
+            assert_eq!(row.try_get_by_index::<String>(0)?, "dead", "{change}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_handle_on_the_database_wakes_the_first() -> TestResult {
     let folder = tempfile::tempdir()?;
     let database = open(&folder).await?;
@@ -117,10 +155,10 @@ async fn a_unit_that_conflicts_wakes_nobody() -> TestResult {
 async fn a_claim_finds_its_messages_by_an_index() -> TestResult {
     let folder = tempfile::tempdir()?;
     let store = SeaOrmStore::new(open(&folder).await?);
-    let plan = "EXPLAIN QUERY PLAN SELECT id FROM outbox WHERE state = 'queued' AND due_at <= 1 \
-                AND (leased_until IS NULL OR leased_until <= 1) ORDER BY due_at, created_at, id LIMIT 1";
+    let plan = format!("EXPLAIN QUERY PLAN {DUE_ON_SQLITE}");
     let reader = store.database().reader();
-    let statement = sea_orm::Statement::from_string(reader.get_database_backend(), plan);
+    let values = ["queued".into(), 1_i64.into(), 1_i64.into()];
+    let statement = sea_orm::Statement::from_sql_and_values(reader.get_database_backend(), plan, values);
     let steps = reader.query_all_raw(statement).await?;
     let steps: Vec<String> = steps.iter().map(|row| row.try_get("", "detail")).collect::<Result<_, _>>()?;
     assert!(
